@@ -1,0 +1,84 @@
+"""A tiny Stable Diffusion pipeline with random weights, of the same classes as the bundled one: tests run in seconds."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+
+def make_tiny_tokenizer() -> CLIPTokenizer:
+    """Return a CLIP tokenizer whose words are spelt out in bytes: no merges, no download, 77 tokens at most."""
+    letters = sorted(ByteLevel.alphabet())
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77)
+
+
+def make_tiny_pipeline(folder: Path | str, *, seed: int = 0) -> Path:
+    """Save a StableDiffusionPipeline with random weights to `folder`, 64 px, about 1 MB, and return the folder.
+
+    The latents are 8 x 8 with 8 channels; the scheduler predicts v with zero terminal signal-to-noise ratio.
+    """
+    tokenizer = make_tiny_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                projection_dim=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 16, 16),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            latent_channels=8,
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+            sample_size=64,
+            scaling_factor=1.0,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=8,
+            out_channels=8,
+            block_out_channels=(16, 32),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            norm_num_groups=8,
+            attention_head_dim=8,
+            cross_attention_dim=32,
+        )
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return Path(folder)
