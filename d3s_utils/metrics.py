@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,10 @@ class Estimate:
     def __post_init__(self):
         for name in ("value", "low", "high"):
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, (int, float)) and not hasattr(number, "__float__"):
+            if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
                 raise ValueError(f"{name} must be a finite number, got {number!r}")
             object.__setattr__(self, name, float(number))
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {number!r}")
-        if isinstance(self.n, bool) or not hasattr(self.n, "__index__") or self.n < 1:
+        if isinstance(self.n, bool) or not isinstance(self.n, Integral) or self.n < 1:
             raise ValueError(f"n must be a positive integer, got {self.n!r}")
         object.__setattr__(self, "n", int(self.n))
         slack = 1e-9 * max(1.0, abs(self.value))  # an interval's end and its value may be computed by different sums

@@ -1,0 +1,227 @@
+"""Every setting of a run in one validated place: a profile's file, and what the caller changes in it."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from d3s_utils.taxonomy import BACKGROUNDS, ImageNetClass, check_background, imagenet_class, imagenet_classes
+
+PROFILES = Path(__file__).parent / "profiles"
+
+# What each notebook reads, beside `profile`, `output_dir` and `seed`; its parameters cell has the same names.
+NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
+    "01_compositing": (
+        "image_size", "classes", "backgrounds", "guides_per_class_train", "guides_per_class_val",
+        "templates_per_background", "foreground_scale", "photos", "templates", "mask_mode",
+        "generator", "generator_revision", "dream_guidance_scale", "dream_steps", "batch_size", "device",
+    ),
+    "02_diffusion_generation": (
+        "image_size", "generator", "generator_revision", "strength", "guidance_scale", "steps", "eta",
+        "batch_size", "device",
+    ),
+    "03_validation": (
+        "foreground_judge", "foreground_threshold", "background_threshold", "unsafe_threshold", "device",
+    ),
+    "04_classifier_evaluation": ("classifiers", "real_photos", "bootstrap_samples", "device"),
+    "05_invariant_features": (
+        "feature_backbone", "foreground_width", "background_width", "penalty_weight", "critic_steps",
+        "gradient_penalty", "warmup_steps", "training_steps", "training_batch_size", "learning_rate",
+        "probe_regularization", "bootstrap_samples", "device",
+    ),
+}  # fmt: skip
+
+
+_PROBLEMS = {"tuple_type": "must be a list", "too_short": "must hold at least one entry"}
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist or does not fit; the message names it, what is allowed and what came."""
+
+
+def find_root() -> Path:
+    """Return the project's root, the folder that holds `notebooks/` and `d3s_utils/`."""
+    return Path(__file__).resolve().parents[1]
+
+
+def _text_of_path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _place(value: Any) -> Any:
+    """Make a local path absolute, seen from the project's root; leave a hub id as it is."""
+    value = _text_of_path(value)
+    if not isinstance(value, str) or not value:
+        return value
+    path = find_root() / Path(value).expanduser()
+    return str(path) if path.exists() or value.startswith(("~", "./", "../")) else value
+
+
+Place = Annotated[str, BeforeValidator(_place), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """The settings of one run, checked and frozen. `load_settings` makes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # The run
+    profile: str = Field(description="name of the file in d3s_utils/profiles that the other settings come from")
+    output_dir: Annotated[str, BeforeValidator(_text_of_path), Field(min_length=1)] = Field(
+        default="outputs", description="folder that everything is written below; relative to the project's root"
+    )
+    seed: int = Field(default=0, ge=0, description="the only source of randomness, 0 or more")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        description="where models run; auto takes a GPU if there is one"
+    )
+    bootstrap_samples: int = Field(ge=100, description="resamples behind a bootstrap interval, at least 100")
+
+    # 01 compositing
+    image_size: int = Field(ge=64, multiple_of=8, description="pixels on a side, a multiple of 8, at least 64")
+    classes: Names = Field(description="ImageNet synsets or names, or `all`")
+    backgrounds: Names = Field(description=f"some of {', '.join(BACKGROUNDS)}")
+    guides_per_class_train: Count = Field(description="foregrounds of a class in the training split, at least 1")
+    guides_per_class_val: Count = Field(description="foregrounds of a class in the validation split, at least 1")
+    templates_per_background: int = Field(ge=2, description="background templates, at least 2: one a split")
+    foreground_scale: float = Field(gt=0, le=1, description="side of the pasted foreground over the image's, in (0, 1]")
+    photos: Place | None = Field(description="folder, parquet file or hub id of foreground photos; null dreams them")
+    templates: Place | None = Field(description="folder, parquet file or hub id of scenes; null dreams them")
+    mask_mode: Literal["none", "alpha", "file", "grabcut", "ellipse"] = Field(
+        description="where a foreground's mask comes from; none pastes the rectangle, as D3S does"
+    )
+    dream_guidance_scale: float = Field(ge=1, description="guidance when foregrounds and scenes are dreamt, at least 1")
+    dream_steps: Count = Field(description="denoising steps when foregrounds and scenes are dreamt, at least 1")
+
+    # 02 diffusion generation
+    generator: Place = Field(description="bundled, a local diffusers folder or a hub id")
+    generator_revision: str | None = Field(description="git revision of a hub id; null takes the newest")
+    strength: float = Field(
+        gt=0, le=1, description="share of the noise schedule that a guide is sent through, in (0, 1]"
+    )
+    guidance_scale: float = Field(ge=1, description="classifier-free guidance; 1 is none")
+    steps: Count = Field(description="denoising steps of the full schedule; strength x steps are run")
+    eta: Share = Field(description="DDIM's noise in each step, 0 (none) to 1")
+    batch_size: Count = Field(description="pictures that are dreamt at once, at least 1; no result depends on it")
+
+    # 03 validation
+    foreground_judge: str = Field(min_length=1, description="timm classifier that looks for the foreground")
+    foreground_threshold: Share = Field(description="judge's probability of the right superclass that keeps a picture")
+    background_threshold: Share = Field(description="judge's probability of the right background that keeps a picture")
+    unsafe_threshold: Share = Field(description="score of the not-safe-for-work check that rejects a picture")
+
+    # 04 classifier evaluation
+    classifiers: Names = Field(description="timm classifiers to evaluate")
+    real_photos: Place | None = Field(description="folder or parquet file of real photos, to check the classifiers on")
+
+    # 05 mutual-information-penalised features
+    feature_backbone: str = Field(min_length=1, description="timm model whose frozen features are projected")
+    foreground_width: Count = Field(description="number of foreground features")
+    background_width: Count = Field(description="number of background features")
+    penalty_weight: float = Field(ge=0, description="weight of the dependence penalty beside the cross-entropies")
+    critic_steps: Count = Field(description="critic steps a feature step")
+    gradient_penalty: float = Field(ge=0, description="weight of the critic's gradient penalty")
+    warmup_steps: int = Field(ge=0, description="feature steps on cross-entropy alone, before the penalty")
+    training_steps: Count = Field(description="feature steps in all")
+    training_batch_size: int = Field(ge=2, description="images a step, at least 2")
+    learning_rate: PositiveNumber = Field(description="Adam's learning rate")
+    probe_regularization: PositiveNumber = Field(description="inverse l2 strength C of the linear probes")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _name_all_classes(cls, value: Any) -> Any:
+        return [c.synset for c in imagenet_classes()] if value == "all" else value
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _once(tuple(_class_of(key).synset for key in value))
+
+    @field_validator("backgrounds")
+    @classmethod
+    def _check_backgrounds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _once(tuple(check_background(name) for name in value))
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of this run, output_dir/profile; paths in tables are relative to it."""
+        return find_root() / Path(self.output_dir).expanduser() / self.profile
+
+    def folder(self, stem: str) -> Path:
+        """Return the output folder of the notebook `stem`; it may not exist yet."""
+        return self.run_folder / stem
+
+    def of_notebook(self, stem: str) -> dict[str, Any]:
+        """Return the parameters of the notebook `stem`: the run's own three and its `NOTEBOOK_SETTINGS`."""
+        values = self.model_dump(mode="json")
+        return {name: values[name] for name in ("profile", "output_dir", "seed", *NOTEBOOK_SETTINGS[stem])}
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles there are."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_settings(profile: str = "mini", **overrides: Any) -> Settings:
+    """Return the settings of `profile` with `overrides` in place of the profile's values.
+
+    Args:
+        profile: One of `profile_names`.
+        overrides: Fields of `Settings`; None means the profile's value.
+
+    Raises:
+        SettingsError: If a name is unknown or a value does not fit; it names the parameter, what is allowed
+            and what came.
+    """
+    if profile not in profile_names():
+        raise SettingsError(f"profile must be one of {', '.join(profile_names())}, got {profile!r}" + _closest(profile))
+    path = PROFILES / f"{profile}.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    unknown = [name for name in overrides if name not in Settings.model_fields]
+    if unknown:
+        allowed = ", ".join(sorted(Settings.model_fields))
+        raise SettingsError(f"{unknown[0]!r} is no setting{_closest(unknown[0])}; the settings are: {allowed}")
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(profile=profile, **values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(detail) for detail in error.errors())) from None
+
+
+def _explain(detail: dict[str, Any]) -> str:
+    """Say in one line which parameter does not fit, what is allowed and what came."""
+    name, *place = detail["loc"]
+    where = str(name) + "".join(f"[{part}]" for part in place if isinstance(part, int))
+    if detail["type"] == "extra_forbidden":
+        return f"{name!r} is no setting{_closest(str(name))}"
+    if detail["type"] == "missing":
+        return f"{name} is missing from the profile's file"
+    problem = _PROBLEMS.get(detail["type"]) or detail["msg"].replace("Input should be", "must be")
+    problem = problem.removeprefix("Value error, ")
+    return f"{where} {problem} ({Settings.model_fields[name].description}), got {detail['input']!r}"
+
+
+def _closest(name: str) -> str:
+    known = [*Settings.model_fields, *profile_names()]
+    matches = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _class_of(key: str) -> ImageNetClass:
+    try:
+        return imagenet_class(key)
+    except ValueError as error:
+        raise ValueError(f"holds {key!r}, which is no ImageNet class: {error}") from None
+
+
+def _once(values: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"must hold each entry once, {', '.join(twice)} came twice")
+    return values
