@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion pipeline with random weights, of the same classes as the bundled one: tests run in seconds."""
+"""A tiny Stable Diffusion pipeline with random weights, of the same classes as the bundled one, for quick tests."""
 
 from pathlib import Path
 
