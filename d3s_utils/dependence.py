@@ -1,0 +1,185 @@
+"""How much features and a label depend on each other, as a number that a model can lower by gradient descent."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from d3s_utils.randomness import derive_seed, torch_generator
+
+
+class Dependence(Protocol):
+    """What every penalty offers: an estimate that is zero when features and labels are independent."""
+
+    def fit_step(self, features: Tensor, labels: Tensor) -> float:
+        """Improve the estimator by one step on features that no gradient reaches; return the present estimate."""
+
+    def penalty(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the estimate as a scalar that is differentiable in `features`."""
+
+
+class NoDependence:
+    """The penalty of the method ``none``: always zero."""
+
+    def fit_step(self, features: Tensor, labels: Tensor) -> float:
+        """Return 0.0: there is nothing to fit."""
+        return 0.0
+
+    def penalty(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return a zero scalar."""
+        return features.new_zeros(())
+
+
+class WassersteinDependence:
+    """The Wasserstein distance between pairs (feature, its own label) and pairs (feature, another picture's label).
+
+    A label enters as a fixed random Gaussian vector, so that both kinds of pairs are points of one space, and the
+    distance is the largest mean difference that a 1-Lipschitz critic can make between them. The critic is trained as
+    in WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028), and D3S lowers its estimate (arXiv:2211.10370).
+
+    The distance has the unit of the features: features that shrink lower it without forgetting anything. Give it
+    features of a fixed scale (`invariant_features` gives white ones).
+    """
+
+    def __init__(
+        self,
+        *,
+        feature_width: int,
+        label_count: int,
+        seed: int,
+        label_share: float = 0.2,
+        critic_width: int | None = None,
+        gradient_penalty_weight: float = 10.0,
+        learning_rate: float = 1e-3,
+        device: str = "cpu",
+    ) -> None:
+        """Make the label vectors and an untrained critic.
+
+        Args:
+            feature_width: Number of features of a picture.
+            label_count: Number of different labels, at least 2.
+            seed: Of the label vectors, the critic's first weights and its shuffles.
+            label_share: Width of a label's vector as a share of `feature_width` (D3S: 0.2).
+            critic_width: Width of the critic's first hidden layer; None is the width of its input, as in D3S.
+            gradient_penalty_weight: Weight of the critic's gradient penalty (D3S: 10).
+            learning_rate: Of the critic's Adam, whose betas are (0, 0.9).
+
+        Raises:
+            ValueError: If a width or a count is too small.
+        """
+        if feature_width < 1 or label_count < 2:
+            raise ValueError(
+                "feature_width must be at least 1 and label_count at least 2, "
+                f"got feature_width={feature_width}, label_count={label_count}"
+            )
+        label_width = max(1, round(label_share * feature_width))
+        vectors = torch.randn(label_count, label_width, generator=torch_generator(seed, "label vectors"))
+        self.label_vectors = vectors.to(device)
+        input_width = feature_width + label_width
+        self.critic = make_critic(input_width, hidden_width=critic_width or input_width, seed=seed).to(device)
+        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=learning_rate, betas=(0.0, 0.9))
+        self.gradient_penalty_weight = gradient_penalty_weight
+        self.generator = torch_generator(derive_seed(seed, "critic"), "shuffles")
+
+    def pairs(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return points of the joint distribution and of the product of its marginals.
+
+        Row i of both holds the vector of label i; the joint one has its own feature, the other a shuffled one.
+        """
+        vectors = self.label_vectors[labels]
+        shuffle = torch.randperm(len(features), generator=self.generator).to(features.device)
+        return torch.cat([features, vectors], 1), torch.cat([features[shuffle], vectors], 1)
+
+    def fit_step(self, features: Tensor, labels: Tensor) -> float:
+        """Move the critic one step towards the optimal one on detached `features` (n, width), `labels` (n,)."""
+        joint, product = self.pairs(features.detach(), labels)
+        return critic_step(
+            self.critic,
+            self.optimizer,
+            joint,
+            product,
+            gradient_penalty_weight=self.gradient_penalty_weight,
+            generator=self.generator,
+        )
+
+    def penalty(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the critic's estimate of the distance, in the features' unit; noise may make it negative."""
+        joint, product = self.pairs(features, labels)
+        return self.critic(joint).mean() - self.critic(product).mean()
+
+
+DEPENDENCES: dict[str, Callable[..., Dependence]] = {
+    "none": lambda **_: NoDependence(),
+    "wasserstein": WassersteinDependence,
+}
+
+
+def make_dependence(method: str, **options) -> Dependence:
+    """Return the penalty called `method` for features and labels of the given sizes.
+
+    Raises:
+        ValueError: If there is no such method.
+    """
+    if method not in DEPENDENCES:
+        raise ValueError(f"method must be one of {', '.join(DEPENDENCES)}, got {method!r}")
+    return DEPENDENCES[method](**options)
+
+
+def make_critic(input_width: int, *, hidden_width: int, seed: int, last_width: int = 16) -> torch.nn.Sequential:
+    """Return a perceptron (n, input_width) -> (n, 1) whose layers halve in width, with LeakyReLU 0.1 between."""
+    widths = [input_width, hidden_width]
+    while widths[-1] // 2 >= last_width:
+        widths.append(widths[-1] // 2)
+    generator = torch_generator(seed, "critic weights")
+    layers = []
+    for before, after in zip(widths, [*widths[1:], 1], strict=True):
+        linear = torch.nn.utils.skip_init(torch.nn.Linear, before, after)
+        torch.nn.init.kaiming_uniform_(linear.weight, a=0.1, generator=generator)
+        torch.nn.init.zeros_(linear.bias)
+        layers += [linear, torch.nn.LeakyReLU(0.1)]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], first: Tensor, second: Tensor, mixture: Tensor) -> Tensor:
+    """Return the mean squared distance from one of the critic's gradient norm, between two samples.
+
+    Args:
+        first, second: Points, shape (n, width).
+        mixture: In [0, 1], shape (n, 1): the gradient is taken at ``mixture x first + (1 - mixture) x second``.
+
+    Returns:
+        Scalar, differentiable in the critic's weights. For a linear critic w it is (|w| - 1)^2.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, equation 3.
+    """
+    if first.shape != second.shape or mixture.shape != (len(first), 1):
+        raise ValueError(
+            "first and second must have one shape (n, width) and mixture (n, 1), "
+            f"got {tuple(first.shape)}, {tuple(second.shape)} and {tuple(mixture.shape)}"
+        )
+    points = (mixture * first + (1 - mixture) * second).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    return (gradient.norm(dim=1) - 1).square().mean()
+
+
+def critic_step(
+    critic: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    first: Tensor,
+    second: Tensor,
+    *,
+    gradient_penalty_weight: float,
+    generator: torch.Generator,
+) -> float:
+    """Take one WGAN-GP step on samples of two distributions; return the distance it estimated before the step."""
+    mixture = torch.rand(len(first), 1, generator=generator).to(first.device)
+    estimate = critic(first).mean() - critic(second).mean()
+    loss = gradient_penalty_weight * gradient_penalty(critic, first, second, mixture) - estimate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return estimate.item()

@@ -1,0 +1,362 @@
+"""Features of the object alone and of the background alone, learned by penalising what they tell about the other."""
+
+import hashlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from sklearn.decomposition import PCA
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from d3s_utils.atomic_files import write_bytes
+from d3s_utils.classifiers import load_classifier, predict
+from d3s_utils.dependence import Dependence, make_dependence
+from d3s_utils.randomness import derive_seed, torch_generator
+
+HISTORY_COLUMNS = [
+    "step",
+    "foreground_cross_entropy",
+    "background_cross_entropy",
+    "foreground_dependence",
+    "background_dependence",
+]
+
+
+@dataclass(frozen=True)
+class BackboneFeatures:
+    """Frozen features of pictures.
+
+    Attributes:
+        features: float32, shape (n, width), in the pictures' order; NaN where one cannot be read.
+        readable: Which rows are not NaN, shape (n,), bool.
+        weights_sha256: Of the backbone.
+        from_cache: Whether they were computed before.
+    """
+
+    features: np.ndarray
+    readable: np.ndarray
+    weights_sha256: str
+    from_cache: bool
+
+
+@dataclass(frozen=True)
+class LearnedFeatures:
+    """A trained split of frozen features into foreground features and background features.
+
+    Attributes:
+        method: The penalty, such as ``wasserstein``.
+        whitening: Fitted on the training pictures; turns frozen features into the projection's input.
+        projection: The trained module.
+        history: A row for each logged step: step, foreground_cross_entropy, background_cross_entropy (nats, on the
+            step's batch), foreground_dependence, background_dependence (the critics' estimates, in standard
+            deviations of a feature; zero without a penalty).
+    """
+
+    method: str
+    whitening: PCA
+    projection: "SplitProjection"
+    history: pd.DataFrame
+
+    def __call__(self, frozen_features: ArrayLike) -> dict[str, np.ndarray]:
+        """Return ``{"foreground": (n, width), "background": (n, width)}`` for frozen features (n, backbone width)."""
+        white = torch.from_numpy(self.whitening.transform(np.asarray(frozen_features)).astype(np.float32))
+        with torch.no_grad():
+            foreground, background = self.projection(white)
+        return {"foreground": foreground.numpy(), "background": background.numpy()}
+
+
+class SplitProjection(torch.nn.Module):
+    """A linear projection whose output is split into foreground and background features, with a linear head each.
+
+    Each part has orthonormal columns, so that white inputs give white features. That fixes their scale: a
+    Wasserstein distance could otherwise be lowered by shrinking the features, which forgets nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_width: int,
+        foreground_width: int,
+        background_width: int,
+        foreground_count: int,
+        background_count: int,
+        seed: int,
+    ) -> None:
+        """Make a random projection and heads of zeros.
+
+        Raises:
+            ValueError: If a part is wider than the input.
+        """
+        super().__init__()
+        for name, width in (("foreground_width", foreground_width), ("background_width", background_width)):
+            if not 1 <= width <= input_width:
+                raise ValueError(f"{name} must be between 1 and the input's width ({input_width}), got {width}")
+        generator = torch_generator(seed, "projection")
+        scale = input_width**-0.5  # nearly unit columns, so that a learning rate means the same for all widths
+        self.foreground_weight = torch.nn.Parameter(
+            scale * torch.randn(input_width, foreground_width, generator=generator)
+        )
+        self.background_weight = torch.nn.Parameter(
+            scale * torch.randn(input_width, background_width, generator=generator)
+        )
+        self.foreground_head = _zero_linear(foreground_width, foreground_count)
+        self.background_head = _zero_linear(background_width, background_count)
+
+    def forward(self, white: Tensor) -> tuple[Tensor, Tensor]:
+        """Return foreground features (n, foreground_width) and background features of white inputs."""
+        foreground_basis, background_basis = self.bases()
+        return white @ foreground_basis, white @ background_basis
+
+    def cross_entropies(self, white: Tensor, labels: list[Tensor]) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
+        """Return both halves, and the cross-entropy (nats) of each one's own label, foreground first."""
+        halves = self(white)
+        heads = (self.foreground_head, self.background_head)
+        return halves, [cross_entropy(head(half), own) for head, half, own in zip(heads, halves, labels, strict=True)]
+
+    def bases(self) -> tuple[Tensor, Tensor]:
+        """Return the two parts of the projection: the orthonormal columns nearest in span to the weights."""
+        return torch.linalg.qr(self.foreground_weight)[0], torch.linalg.qr(self.background_weight)[0]
+
+
+def learn_features(
+    frozen_features: ArrayLike,
+    foreground: ArrayLike,
+    background: ArrayLike,
+    *,
+    method: str,
+    seed: int,
+    components: int = 128,
+    foreground_width: int = 32,
+    background_width: int = 32,
+    penalty_weight: float = 3.0,
+    warmup_steps: int = 200,
+    steps: int = 600,
+    critic_steps: int = 5,
+    critic_width: int | None = 128,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    critic_learning_rate: float = 3e-3,
+    gradient_penalty_weight: float = 10.0,
+    log_every: int = 10,
+    device: str = "cpu",
+) -> LearnedFeatures:
+    """Learn a split of frozen features whose halves tell their own label and, if penalised, not the other one.
+
+    The loss is CE(foreground) + CE(background) + `penalty_weight` x (dependence of the foreground features on the
+    background label + dependence of the background features on the foreground label). After `warmup_steps` of
+    cross-entropy alone, `critic_steps` steps of the estimators go before each step of the projection. What is
+    returned is the running average of the projection since then: players of a game circle around its solution.
+
+    Args:
+        frozen_features: Of n training pictures, shape (n, backbone width).
+        foreground, background: Labels 0, 1, … of the pictures, shape (n,), integers.
+        method: A key of `dependence.DEPENDENCES`.
+        seed: The result depends on nothing else (on one machine).
+        components: Principal components that are kept and scaled to unit variance; fewer where there are fewer
+            pictures or frozen features.
+        foreground_width, background_width: Number of features in each half, at most `components`.
+        penalty_weight: One over D3S's alpha, which weighs the cross-entropies instead.
+        warmup_steps, steps: Steps without the penalty, and steps in all.
+        critic_width: First hidden width of a critic; None as in D3S, where it is the critic's input width.
+        learning_rate, critic_learning_rate: Of the projection's and the critics' Adam.
+        gradient_penalty_weight: Of the critics.
+        log_every: Steps between rows of the history.
+
+    Raises:
+        ValueError: If shapes differ, a label is missing or alone, a feature is not finite, or an option is out of
+            its range.
+        FloatingPointError: If the loss stops being finite.
+
+    Source: Kattakinda, Levine, Feizi 2022, arXiv:2211.10370.
+    """
+    features, labels = _checked(frozen_features, foreground, background)
+    least = {"components": 1, "steps": 1, "warmup_steps": 0, "critic_steps": 1, "batch_size": 2, "log_every": 1}
+    given = locals()
+    for name, limit in least.items():
+        if given[name] < limit:
+            raise ValueError(f"{name} must be at least {limit}, got {given[name]}")
+    components = min(components, len(features) - 1, features.shape[1])
+    whitening = PCA(components, whiten=True, svd_solver="full").fit(features)
+    white = torch.from_numpy(whitening.transform(features).astype(np.float32)).to(device)
+    labels = [torch.from_numpy(each).to(device) for each in labels]
+    counts = [int(each.max()) + 1 for each in labels]
+    widths = [min(foreground_width, components), min(background_width, components)]
+    projection = SplitProjection(
+        input_width=components,
+        foreground_width=widths[0],
+        background_width=widths[1],
+        foreground_count=counts[0],
+        background_count=counts[1],
+        seed=seed,
+    ).to(device)
+    dependences = [
+        make_dependence(
+            method,
+            feature_width=width,
+            label_count=other_count,
+            seed=derive_seed(seed, "dependence", half),
+            critic_width=critic_width,
+            learning_rate=critic_learning_rate,
+            gradient_penalty_weight=gradient_penalty_weight,
+            device=device,
+        )
+        for half, width, other_count in zip(("foreground", "background"), widths, counts[::-1], strict=True)
+    ]
+    optimizer = torch.optim.Adam(projection.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    average = AveragedModel(projection, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    generator = torch_generator(seed, "batches")
+    history = []
+
+    def draw() -> Tensor:
+        return torch.randint(len(white), (batch_size,), generator=generator).to(device)
+
+    for step in tqdm(range(1, steps + 1), desc=f"features, {method}", file=sys.stdout, mininterval=2.0):
+        penalised = step > warmup_steps
+        estimates = [0.0, 0.0]
+        if penalised:
+            estimates = _fit_dependences(dependences, projection, white, labels[::-1], draw, critic_steps)
+        rows = draw()
+        halves, entropies = projection.cross_entropies(white[rows], [each[rows] for each in labels])
+        loss = sum(entropies)
+        if penalised:
+            for dependence, half, other in zip(dependences, halves, labels[::-1], strict=True):
+                loss = loss + penalty_weight * dependence.penalty(half, other[rows])
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"method {method}: the loss at step {step} is {loss.item()}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if step >= warmup_steps:
+            average.update_parameters(projection)
+        if step % log_every == 0 or step == steps:
+            history.append([step, *(each.item() for each in entropies), *estimates])
+    learned = average.module if steps >= warmup_steps else projection
+    return LearnedFeatures(method, whitening, learned.cpu(), pd.DataFrame(history, columns=HISTORY_COLUMNS))
+
+
+def encode_labels(train: Sequence[str], test: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return both lists of labels as integers, and the labels' names in alphabetical order.
+
+    Raises:
+        ValueError: If `test` holds a label that `train` does not.
+    """
+    names = sorted(set(train))
+    strange = sorted(set(test) - set(names))
+    if strange:
+        raise ValueError(f"test must hold only labels of train ({', '.join(names)}), got {strange[0]!r} too")
+    number = {name: place for place, name in enumerate(names)}
+    return np.array([number[x] for x in train]), np.array([number[x] for x in test]), names
+
+
+def cached_backbone_features(
+    cache: Path,
+    pictures: pd.DataFrame,
+    *,
+    root: Path,
+    backbone: str,
+    device: str = "cpu",
+    batch_size: int = 32,
+) -> BackboneFeatures:
+    """Return the pooled features of pictures, computed once: from `cache` if it is of these pictures and weights.
+
+    Args:
+        cache: An ``.npz`` file, written if it is missing, broken, or of other pictures or weights.
+        pictures: A table with the columns image_id, file (relative to `root`) and sha256 (of the file).
+        root: The folder of a run's outputs.
+        backbone: See `classifiers.load_classifier`.
+
+    Raises:
+        ValueError: If `pictures` is empty or lacks a column, or none of them can be read.
+    """
+    missing = [column for column in ("image_id", "file", "sha256") if column not in pictures]
+    if missing or not len(pictures):
+        lacking = ", ".join(missing) or "rows"
+        raise ValueError(f"pictures must have rows and the columns image_id, file, sha256; it lacks {lacking}")
+    classifier = load_classifier(backbone, device=device)
+    key = _cache_key(classifier.sha256, pictures)
+    found = _read_cache(cache, key)
+    from_cache = found is not None
+    if not from_cache:
+        files = [root / file for file in pictures["file"]]
+        predictions = predict(
+            [classifier], files, batch_size=batch_size, skip_unreadable=True, description="backbone features"
+        )
+        found = predictions[backbone].features
+        buffer = io.BytesIO()
+        np.savez(buffer, key=key, features=found)
+        write_bytes(cache, buffer.getvalue())
+    readable = np.isfinite(found).all(1)
+    if not readable.any():
+        first = pictures["file"].iloc[0]
+        raise ValueError(f"pictures must hold a readable one, got {len(pictures)} that are not, such as {first!r}")
+    return BackboneFeatures(found, readable, classifier.sha256, from_cache)
+
+
+def _cache_key(weights_sha256: str, pictures: pd.DataFrame) -> str:
+    """Return the hash of the weights, and of each picture's id and content in order."""
+    digest = hashlib.sha256(weights_sha256.encode())
+    for image_id, sha256 in zip(pictures["image_id"], pictures["sha256"], strict=True):
+        digest.update(f"\n{image_id} {sha256}".encode())
+    return digest.hexdigest()
+
+
+def _read_cache(cache: Path, key: str) -> np.ndarray | None:
+    """Return the features in `cache`, or None where it is missing, broken, or has another key."""
+    try:
+        with np.load(cache, allow_pickle=False) as stored:
+            return stored["features"] if str(stored["key"]) == key else None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+
+
+def _fit_dependences(
+    dependences: list[Dependence],
+    projection: SplitProjection,
+    white: Tensor,
+    others: list[Tensor],
+    draw: Callable[[], Tensor],
+    critic_steps: int,
+) -> list[float]:
+    """Train the estimators for `critic_steps` batches on the projection as it stands; return their last estimates."""
+    with torch.no_grad():
+        halves = projection(white)
+    for _ in range(critic_steps):
+        rows = draw()
+        estimates = [
+            dependence.fit_step(half[rows], other[rows])
+            for dependence, half, other in zip(dependences, halves, others, strict=True)
+        ]
+    return estimates
+
+
+def _checked(features: ArrayLike, *labels: ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:
+    features, labels = np.asarray(features, dtype=np.float64), [np.asarray(each) for each in labels]
+    if features.ndim != 2 or len(features) < 3:
+        raise ValueError(f"frozen_features must have shape (n, width) with n of at least 3, got {features.shape}")
+    if not np.isfinite(features).all():
+        broken = (~np.isfinite(features)).any(1).sum()
+        raise ValueError(f"frozen_features must be finite, got {broken} rows that are not")
+    for name, each in zip(("foreground", "background"), labels, strict=True):
+        if each.shape != features.shape[:1] or not np.issubdtype(each.dtype, np.integer):
+            raise ValueError(f"{name} must be {len(features)} integers, got {each.dtype} of shape {each.shape}")
+        present = np.unique(each)
+        if len(present) < 2 or not np.array_equal(present, np.arange(len(present))):
+            raise ValueError(f"{name} must be labels 0, 1, … without a gap, at least two, got {present.tolist()}")
+    return features, [each.astype(np.int64) for each in labels]
+
+
+def _zero_linear(width: int, count: int) -> torch.nn.Linear:
+    linear = torch.nn.utils.skip_init(torch.nn.Linear, width, count)
+    torch.nn.init.zeros_(linear.weight)
+    torch.nn.init.zeros_(linear.bias)
+    return linear
