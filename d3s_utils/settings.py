@@ -28,9 +28,9 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "04_classifier_evaluation": ("classifiers", "real_photos", "bootstrap_samples", "device"),
     "05_invariant_features": (
-        "feature_backbone", "foreground_width", "background_width", "penalty_weight", "critic_steps",
-        "gradient_penalty", "warmup_steps", "training_steps", "training_batch_size", "learning_rate",
-        "probe_regularization", "bootstrap_samples", "device",
+        "feature_backbone", "feature_components", "foreground_width", "background_width", "penalty_weight",
+        "warmup_steps", "training_steps", "training_batch_size", "learning_rate", "critic_steps", "critic_width",
+        "critic_learning_rate", "gradient_penalty", "feature_seeds", "bootstrap_samples", "device",
     ),
 }  # fmt: skip
 
@@ -122,6 +122,7 @@ class Settings(BaseModel):
 
     # 05 mutual-information-penalised features
     feature_backbone: str = Field(min_length=1, description="timm model whose frozen features are projected")
+    feature_components: Count = Field(description="principal components of the frozen features that are kept")
     foreground_width: Count = Field(description="number of foreground features")
     background_width: Count = Field(description="number of background features")
     penalty_weight: float = Field(ge=0, description="weight of the dependence penalty beside the cross-entropies")
@@ -130,8 +131,10 @@ class Settings(BaseModel):
     warmup_steps: int = Field(ge=0, description="feature steps on cross-entropy alone, before the penalty")
     training_steps: Count = Field(description="feature steps in all")
     training_batch_size: int = Field(ge=2, description="images a step, at least 2")
-    learning_rate: PositiveNumber = Field(description="Adam's learning rate")
-    probe_regularization: PositiveNumber = Field(description="inverse l2 strength C of the linear probes")
+    learning_rate: PositiveNumber = Field(description="Adam's learning rate for the features")
+    critic_width: Count = Field(description="width of a critic's first hidden layer; each next one has half")
+    critic_learning_rate: PositiveNumber = Field(description="Adam's learning rate for the critics")
+    feature_seeds: Count = Field(description="how many times features are learned, each time from another start")
 
     @field_validator("classes", mode="before")
     @classmethod
