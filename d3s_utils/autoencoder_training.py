@@ -1,0 +1,112 @@
+"""The small variational autoencoder of the bundled diffusion model: 64 x 64 pixels to 8 x 8 latents."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from d3s_utils.checkpoints import train_with_checkpoints
+from d3s_utils.classifiers import load_bundled_classifier
+from d3s_utils.randomness import numpy_generator, torch_generator
+
+
+def make_autoencoder(*, latent_channels: int = 8, channels: tuple[int, ...] = (32, 64, 128, 128)) -> AutoencoderKL:
+    """Return an untrained diffusers autoencoder that halves the side once a level after the first."""
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=16,
+        mid_block_add_attention=False,
+        sample_size=64,
+    ).to(memory_format=torch.channels_last)
+
+
+class PerceptualDistance(torch.nn.Module):
+    """Distance between feature maps of a classifier, scaled to unit length at each place.
+
+    In the manner of LPIPS (Zhang et al. 2018, arXiv:1801.03924) with unit weights, on EfficientNet-Lite1,
+    which is the one bundled classifier that the generator sees; Lite0 and Lite2 stay judges.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = load_bundled_classifier("tf_efficientnet_lite1", features_only=True, out_indices=(0, 1, 2, 3))
+        self.network.requires_grad_(False)
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the mean distance between two batches of pictures in [-1, 1], shape (n, 3, h, w)."""
+        pictures = torch.nn.functional.interpolate(torch.cat([first, second]), scale_factor=2, mode="bilinear")
+        distance = first.new_zeros(())
+        for features in self.network(pictures):
+            unit = features / (features.square().sum(1, keepdim=True) + 1e-6).sqrt()
+            one, two = unit.chunk(2)
+            distance = distance + (one - two).square().sum(1).mean()
+        return distance
+
+
+def photo_batch(photos: torch.Tensor, *, size: int, crop: int, seed: int, step: int) -> torch.Tensor:
+    """Return `size` random crops of uint8 `photos` (n, 3, h, w), half of them mirrored, in [-1, 1]."""
+    random = numpy_generator(seed, "photo_batch", step)
+    rows = torch.from_numpy(random.integers(0, len(photos), size))
+    top, left = random.integers(0, photos.shape[-1] - crop + 1, 2)
+    batch = photos[rows, :, top : top + crop, left : left + crop].float() / 127.5 - 1
+    mirrored = torch.from_numpy(random.random(size) < 0.5)[:, None, None, None]
+    return torch.where(mirrored, batch.flip(-1), batch)
+
+
+def train_autoencoder(
+    autoencoder: AutoencoderKL,
+    photos: torch.Tensor,
+    *,
+    steps: int,
+    checkpoint: Path,
+    seed: int,
+    batch_size: int = 32,
+    crop: int = 32,
+    whole_share: float = 0.25,
+    perceptual_weight: float = 0.1,
+    kl_weight: float = 1e-3,
+    learning_rate: float = 1e-3,
+    checkpoint_every: int = 100,
+) -> Iterator[dict]:
+    """Train on crops, and on whole photos for the last `whole_share` of the steps (a quarter as many a batch).
+
+    The loss is L1 + `perceptual_weight` x `PerceptualDistance` + `kl_weight` x the KL divergence per latent value.
+
+    Args:
+        photos: uint8, shape (n, 3, 64, 64).
+
+    Yields:
+        Records of `train_with_checkpoints`.
+    """
+    perceptual = PerceptualDistance() if perceptual_weight > 0 else None
+    whole_from = int(steps * (1 - whole_share))
+
+    def loss_at_step(step: int) -> torch.Tensor:
+        whole = step >= whole_from
+        pixels = photo_batch(
+            photos,
+            size=max(1, batch_size // 4) if whole else batch_size,
+            crop=photos.shape[-1] if whole else crop,
+            seed=seed,
+            step=step,
+        ).to(memory_format=torch.channels_last)
+        posterior = autoencoder.encode(pixels).latent_dist
+        latents = posterior.sample(generator=torch_generator(seed, "posterior", step))
+        decoded = autoencoder.decode(latents).sample
+        loss = (decoded - pixels).abs().mean() + kl_weight * posterior.kl().mean() / latents[0].numel()
+        return loss + perceptual_weight * perceptual(decoded, pixels) if perceptual is not None else loss
+
+    yield from train_with_checkpoints(
+        {"autoencoder": autoencoder},
+        loss_at_step,
+        steps=steps,
+        learning_rate=learning_rate,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        description="autoencoder",
+    )
