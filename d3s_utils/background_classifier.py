@@ -1,0 +1,131 @@
+"""Which of the ten backgrounds a picture shows: a linear head on frozen EfficientNet-Lite features.
+
+The shipped head was trained by `background_training` on real scenes that the generator never saw.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+
+from d3s_utils.atomic_files import sha256_of, write_bytes, write_json, write_text
+from d3s_utils.classifiers import (
+    Picture,
+    bundled_weights_file,
+    load_bundled_classifier,
+    prepared_batches,
+)
+from d3s_utils.devices import choose_device
+from d3s_utils.taxonomy import BACKGROUNDS
+
+BUNDLED_FOLDER = Path(__file__).parent / "models" / "background_head"
+WEIGHTS, CARD, SUMS = "head.safetensors", "card.json", "SHA256SUMS"
+
+
+class BackgroundHeadError(ValueError):
+    """A head's folder that is incomplete, changed, or made for other weights; the message says which."""
+
+
+@dataclass(frozen=True)
+class BackgroundHead:
+    """A classifier of the ten backgrounds.
+
+    The whole picture is looked at, not timm's central crop: the background lies at the edge.
+
+    Attributes:
+        backbone: Frozen EfficientNet-Lite, channels last, in evaluation mode.
+        weight: float32, shape (10, width); rows in the order of `taxonomy.BACKGROUNDS`.
+        bias: float32, shape (10,).
+        card: What it was made from and how good it is; see `card.json`.
+        sha256: Of the head's weights file, or an empty string before it is saved.
+        device: Where the backbone lies.
+    """
+
+    backbone: torch.nn.Module = field(repr=False)
+    weight: torch.Tensor = field(repr=False)
+    bias: torch.Tensor = field(repr=False)
+    card: dict = field(repr=False)
+    sha256: str = ""
+    device: str = "cpu"
+
+    @property
+    def transform(self):
+        """The preprocessing: RGB image -> float tensor (3, side, side), no border cut off a square picture."""
+        return whole_picture_transform(self.backbone, self.card["side"])
+
+    def probabilities_of_batch(self, batch: torch.Tensor) -> np.ndarray:
+        """Return the probability of each background for transformed pictures, float32 (n, 10)."""
+        features = pooled_features(self.backbone, batch.to(self.device))
+        logits = features @ self.weight.T.to(self.device) + self.bias.to(self.device)
+        return logits.softmax(1).cpu().numpy()
+
+    def probabilities(self, pictures: Sequence[Picture], *, batch_size: int = 64) -> np.ndarray:
+        """Return the probability of each background for each picture (files, uint8 arrays), float32 (n, 10)."""
+        table = np.full((len(pictures), len(BACKGROUNDS)), np.nan, np.float32)
+        batches = prepared_batches(pictures, [self.transform], batch_size=batch_size, description="naming backgrounds")
+        for places, tensors, broken in batches:
+            if broken:
+                raise next(iter(broken.values()))
+            table[places] = self.probabilities_of_batch(tensors[0])
+        return table
+
+    def predict(self, pictures: Sequence[Picture], *, batch_size: int = 64) -> np.ndarray:
+        """Return the name of the most probable background of each picture, strings (n,)."""
+        return np.array(list(BACKGROUNDS))[self.probabilities(pictures, batch_size=batch_size).argmax(1)]
+
+
+def whole_picture_transform(backbone: torch.nn.Module, side: int):
+    """Return timm's evaluation transform of `backbone` at `side` pixels, without its crop."""
+    config = timm.data.resolve_model_data_config(backbone) | {"input_size": (3, side, side), "crop_pct": 1.0}
+    return timm.data.create_transform(**config, is_training=False)
+
+
+@torch.inference_mode()
+def pooled_features(backbone: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Return the features before the last layer of `backbone`, float32 (n, width), for transformed pictures."""
+    maps = backbone.forward_features(batch.to(memory_format=torch.channels_last))
+    return backbone.forward_head(maps, pre_logits=True).float()
+
+
+def save_background_head(head: BackgroundHead, folder: Path) -> str:
+    """Write the head's weights, card and checksums into `folder`; return the weights' sha256."""
+    content = safetensors.torch.save({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()})
+    weights_sha256 = write_bytes(folder / WEIGHTS, content)
+    card_sha256 = write_json(folder / CARD, head.card)
+    write_text(folder / SUMS, f"{weights_sha256}  {WEIGHTS}\n{card_sha256}  {CARD}\n")
+    return weights_sha256
+
+
+def load_background_head(folder: Path = BUNDLED_FOLDER, *, device: str = "cpu") -> BackgroundHead:
+    """Return the head in `folder`, by default the one in the repository, without a network.
+
+    Raises:
+        BackgroundHeadError: If a file is missing or its sha256 is not the pinned one, or the installed backbone
+            has other weights than the head was trained on.
+    """
+    folder = Path(folder)
+    missing = [name for name in (WEIGHTS, CARD, SUMS) if not (folder / name).is_file()]
+    if missing:
+        raise BackgroundHeadError(f"folder must hold a background head, {folder} lacks {', '.join(missing)}")
+    pinned = {name: digest for digest, name in map(str.split, (folder / SUMS).read_text().splitlines())}
+    for name in (WEIGHTS, CARD):
+        if sha256_of(folder / name) != pinned.get(name):
+            raise BackgroundHeadError(
+                f"{folder / name} has sha256 {sha256_of(folder / name)}, {SUMS} pins {pinned.get(name)}; "
+                "check the file out again or train the head anew"
+            )
+    card = json.loads((folder / CARD).read_text())
+    if sha256_of(bundled_weights_file(card["backbone"])) != card["backbone_sha256"]:
+        raise BackgroundHeadError(
+            f"the installed weights of {card['backbone']} are not those that {folder} was trained on; "
+            "install the pinned packages (`make`) or train the head anew"
+        )
+    device = str(choose_device(device))
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    model = load_bundled_classifier(card["backbone"]).to(device=device, memory_format=torch.channels_last)
+    return BackgroundHead(model, tensors["weight"], tensors["bias"], card, pinned[WEIGHTS], device)
