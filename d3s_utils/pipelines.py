@@ -79,7 +79,7 @@ def load_pipeline(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}, got {precision!r}")
     folder, identifier = _find_folder(str(generator), revision)
-    bundled_sha256 = check_bundled_model() if folder == BUNDLED_FOLDER else None
+    bundled_sha256 = check_bundled_model(folder) if folder == BUNDLED_FOLDER else None
     text_to_image = _load_folder(folder)
     if not isinstance(text_to_image.scheduler, DDIMScheduler):
         text_to_image.scheduler = DDIMScheduler.from_config(text_to_image.scheduler.config)
@@ -115,7 +115,7 @@ def write_sha256_sums(folder: Path) -> str:
     return folder_sha256(folder)
 
 
-def check_bundled_model(folder: Path = BUNDLED_FOLDER) -> str:
+def check_bundled_model(folder: Path) -> str:
     """Return `folder_sha256` of the bundled model if its files are those of its ``SHA256SUMS``.
 
     Raises:
