@@ -26,7 +26,9 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
     "03_validation": (
         "foreground_judge", "foreground_threshold", "background_threshold", "unsafe_threshold", "device",
     ),
-    "04_classifier_evaluation": ("classifiers", "real_photos", "bootstrap_samples", "device"),
+    "04_classifier_evaluation": (
+        "classifiers", "real_photos", "real_photos_limit", "bootstrap_samples", "device",
+    ),
     "05_invariant_features": (
         "feature_backbone", "feature_components", "foreground_width", "background_width", "penalty_weight",
         "warmup_steps", "training_steps", "training_batch_size", "learning_rate", "critic_steps", "critic_width",
@@ -119,6 +121,7 @@ class Settings(BaseModel):
     # 04 classifier evaluation
     classifiers: Names = Field(description="timm classifiers to evaluate")
     real_photos: Place | None = Field(description="folder or parquet file of real photos, to check the classifiers on")
+    real_photos_limit: Count = Field(description="real photos of each set that are looked at, at least 1")
 
     # 05 mutual-information-penalised features
     feature_backbone: str = Field(min_length=1, description="timm model whose frozen features are projected")
