@@ -76,19 +76,22 @@ def scene_pictures(
 
 
 def make_scenes(
-    photos: np.ndarray, class_names: np.ndarray, *, per_background: int, seed: int, side: int = 64
+    photos: np.ndarray, class_names: np.ndarray, *, per_background: int, seed: int, side: int = 64, weather: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return `scene_pictures` of the given scene photos, uint8 (n, h, w, 3), and their ImageNet class names (n,)."""
+    """Return `scene_pictures` of the given scene photos, uint8 (n, h, w, 3), and their ImageNet class names (n,).
+
+    Without `weather`, night, rain and caves are the real photos that they would be made from.
+    """
     found = find_scenes(photos, class_names)
     outdoors = np.concatenate([found[name] for name in ("grass", "road", "forest", "water", "sand")])
     pictures, names = [], []
     for background in BACKGROUNDS:
         random = numpy_generator(seed, "scenes", background)
         for _ in range(per_background):
-            made = background in ("rain", "cave") or (background == "night" and random.random() < 0.67)
+            made = background in ("rain", "cave") or (background == "night" and (not weather or random.random() < 0.67))
             pool = outdoors if made and background != "cave" else found[background]
             picture = random_crop(photos[random.choice(pool)], random, smallest=0.6, side=side)
-            pictures.append(WEATHER[background](picture, random) if made else picture)
+            pictures.append(WEATHER[background](picture, random) if made and weather else picture)
             names.append(background)
     return np.stack(pictures), np.array(names)
 

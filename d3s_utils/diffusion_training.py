@@ -1,0 +1,264 @@
+"""The bundled text-to-image model: its parts, its training on latents, and the diffusers folder it becomes."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from d3s_utils.checkpoints import train_with_checkpoints
+from d3s_utils.randomness import numpy_generator, torch_generator
+from d3s_utils.taxonomy import BACKGROUNDS, imagenet_classes, object_prompt, scene_prompt
+from d3s_utils.training_pictures import caption
+
+
+def make_tokenizer(*, words: int = 4096, longest: int = 64) -> CLIPTokenizer:
+    """Return a CLIP tokenizer whose byte-pair vocabulary comes from the names and glosses of the 1000 classes.
+
+    Args:
+        words: Size of the vocabulary.
+        longest: Tokens a prompt may have, with its start and end.
+    """
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    trained = Tokenizer(models.BPE(unk_token=specials[1], end_of_word_suffix="</w>"))
+    trained.normalizer = normalizers.Lowercase()
+    trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=words,
+        special_tokens=specials,
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    prompts = [object_prompt(c, background=b) for c in imagenet_classes() for b in ("grass", "night")]
+    prompts += [scene_prompt(b) for b in BACKGROUNDS] * 50
+    trained.train_from_iterator(prompts, trainer)
+    byte_pairs = json.loads(trained.to_str())["model"]
+    vocabulary = byte_pairs["vocab"]
+    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):  # every byte can end a word
+        vocabulary.setdefault(letter + "</w>", len(vocabulary))
+    merges = [tuple(pair) for pair in byte_pairs["merges"]]
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=longest)
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 160, layers: int = 2) -> CLIPTextModel:
+    """Return an untrained CLIP text encoder; its hidden states have shape (n, tokens, `width`)."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def make_unet(
+    *, channels: tuple[int, ...] = (128, 192), latent_channels: int = 8, text_width: int = 160, side: int = 8
+) -> UNet2DConditionModel:
+    """Return an untrained U-Net that reads the text twice: by cross-attention, and pooled beside the time step.
+
+    The pooled reading (diffusers' `addition_embed_type="text"`) is what lets so small a model learn its classes.
+    """
+    return UNet2DConditionModel(
+        sample_size=side,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+        layers_per_block=1,
+        cross_attention_dim=text_width,
+        attention_head_dim=[width // 32 for width in channels],
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    ).to(memory_format=torch.channels_last)
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Return the noise schedule: v-prediction with zero terminal signal (Lin et al. 2023, arXiv:2305.08891)."""
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Encoded pictures: mean and standard deviation, float16, shape (n, channels, side, side)."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    @property
+    def scale(self) -> float:
+        """The factor that brings the latents' standard deviation to one."""
+        second_moment = (self.mean.float().square() + self.deviation.float().square()).mean()
+        return float((second_moment - self.mean.float().mean().square()).rsqrt())
+
+
+@torch.inference_mode()
+def encode_pictures(autoencoder: AutoencoderKL, pixels: np.ndarray, *, batch_size: int = 128) -> Latents:
+    """Return the latents of uint8 pictures, shape (n, h, w, 3)."""
+    means, deviations = [], []
+    for start in tqdm(range(0, len(pixels), batch_size), desc="encoding", mininterval=10):
+        batch = torch.from_numpy(pixels[start : start + batch_size]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batch = batch.to(autoencoder.device, memory_format=torch.channels_last)
+        posterior = autoencoder.encode(batch).latent_dist
+        means.append(posterior.mean.half().cpu())
+        deviations.append(posterior.std.half().cpu())
+    return Latents(torch.cat(means).clone(), torch.cat(deviations).clone())
+
+
+def sampling_weights(
+    table: pd.DataFrame, *, kind_shares: dict[str, float], main_synsets: list[str], main_share: float
+) -> np.ndarray:
+    """Return how often each training picture is drawn, summing to one.
+
+    Kinds get `kind_shares`; within objects and composites, `main_synsets` together get `main_share` and classes of
+    either group are balanced; within scenes, backgrounds are.
+
+    Args:
+        table: `TrainingPictures.table`.
+        kind_shares: Share of each kind; they sum to one.
+
+    Raises:
+        ValueError: If a kind is missing from the table or the shares do not sum to one.
+    """
+    if abs(sum(kind_shares.values()) - 1) > 1e-6:
+        raise ValueError(f"kind_shares must sum to 1, got {sum(kind_shares.values())}")
+    weights = np.zeros(len(table))
+    for kind, share in kind_shares.items():
+        rows = (table["kind"] == kind).to_numpy()
+        if not rows.any():
+            raise ValueError(f"kind_shares names {kind!r}, of which there are no pictures")
+        if kind == "scene":
+            groups = [(rows, "background", 1.0)]
+        else:
+            main = table["synset"].isin(main_synsets).to_numpy()
+            groups = [(rows & main, "synset", main_share), (rows & ~main, "synset", 1 - main_share)]
+            groups = [group for group in groups if group[0].any()]
+        total = sum(part for _, _, part in groups)
+        for members, column, part in groups:
+            labels = table.loc[members, column]
+            counts = labels.map(labels.value_counts()).to_numpy()
+            weights[members] = share * part / total / counts / labels.nunique()
+    return weights
+
+
+def train_diffusion(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    latents: Latents,
+    table: pd.DataFrame,
+    *,
+    steps: int,
+    checkpoint: Path,
+    seed: int,
+    weights: np.ndarray,
+    batch_size: int = 64,
+    learning_rate: float = 5e-4,
+    text_dropout: float = 0.1,
+    gloss_dropout: float = 0.3,
+    checkpoint_every: int = 100,
+) -> Iterator[dict]:
+    """Train U-Net and text encoder together to predict v (Salimans & Ho 2022, arXiv:2202.00512).
+
+    Args:
+        latents: Of the pictures that `table` (`TrainingPictures.table`) describes.
+        weights: `sampling_weights`.
+        text_dropout: Share of pictures whose prompt is empty (classifier-free guidance).
+        gloss_dropout: Share of prompts without the class's gloss.
+
+    Yields:
+        Records of `train_with_checkpoints`.
+    """
+    schedule, scale = make_scheduler(), latents.scale
+    cumulative = schedule.alphas_cumprod.float()
+    edges = np.cumsum(weights)
+    synsets, backgrounds = table["synset"].to_list(), table["background"].to_list()
+    tokens_of: dict[str, torch.Tensor] = {}
+
+    def tokens(text: str) -> torch.Tensor:
+        if text not in tokens_of:
+            tokens_of[text] = tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids[0]
+        return tokens_of[text]
+
+    def loss_at_step(step: int) -> torch.Tensor:
+        random = numpy_generator(seed, "diffusion", step)
+        rows = np.minimum(np.searchsorted(edges, random.random(batch_size) * edges[-1]), len(edges) - 1)
+        texts = [
+            "" if drop < text_dropout else caption(synsets[row], backgrounds[row], gloss=gloss >= gloss_dropout)
+            for row, drop, gloss in zip(rows, random.random(batch_size), random.random(batch_size), strict=True)
+        ]
+        distinct = sorted(set(texts))
+        hidden = text_encoder(torch.stack([tokens(text) for text in distinct]).to(unet.device)).last_hidden_state
+        states = hidden[[distinct.index(text) for text in texts]]
+        noise_generator = torch_generator(seed, "diffusion noise", step)
+        mean, deviation = latents.mean[rows].float(), latents.deviation[rows].float()
+        clean = scale * (mean + deviation * torch.randn(mean.shape, generator=noise_generator))
+        noise = torch.randn(clean.shape, generator=noise_generator)
+        times = torch.randint(0, len(cumulative), (batch_size,), generator=noise_generator)
+        signal = cumulative[times].sqrt()[:, None, None, None]
+        sigma = (1 - cumulative[times]).sqrt()[:, None, None, None]
+        noisy, target = signal * clean + sigma * noise, signal * noise - sigma * clean
+        noisy = noisy.to(unet.device, memory_format=torch.channels_last)
+        predicted = unet(noisy, times.to(unet.device), states).sample
+        return torch.nn.functional.mse_loss(predicted, target.to(unet.device))
+
+    yield from train_with_checkpoints(
+        {"unet": unet, "text_encoder": text_encoder},
+        loss_at_step,
+        steps=steps,
+        learning_rate=learning_rate,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        description="diffusion",
+    )
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    autoencoder: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    scaling_factor: float,
+) -> Path:
+    """Save a StableDiffusionPipeline in half precision that diffusers loads unchanged, and return its folder."""
+    autoencoder.register_to_config(scaling_factor=scaling_factor)
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -1,0 +1,164 @@
+"""The captioned pictures that the bundled model learns from: objects, scenes, and objects pasted into scenes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from d3s_utils.masks import ellipse_mask, grabcut_mask
+from d3s_utils.randomness import numpy_generator
+from d3s_utils.scene_mining import make_cave, make_night, make_rain, name_backgrounds
+from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class, object_prompt, scene_prompt
+from d3s_utils.training_photos import random_crop
+
+KINDS = ("object", "scene", "composite")
+# Where a rule on the colours outside an object's box may name its background: elsewhere it errs too often.
+TRUSTED = {
+    "grass": {"dog", "bird", "carnivore", "wheeled vehicle", "primate", "reptile"},
+    "forest": {"primate", "carnivore", "reptile", "insect"},
+    "water": {"fish", "reptile"},
+    "road": {"wheeled vehicle"},
+}
+
+
+@dataclass(frozen=True)
+class TrainingPictures:
+    """Captioned pictures.
+
+    Attributes:
+        pixels: uint8, shape (n, side, side, 3).
+        table: A row a picture: `kind` (one of `KINDS`), `synset` ("" for a scene), `background` ("" where unknown).
+    """
+
+    pixels: np.ndarray
+    table: pd.DataFrame
+
+
+def caption(synset: str, background: str, *, gloss: bool = True) -> str:
+    """Return the D3S prompt of a training picture; without `gloss` the class name stands alone."""
+    if not synset:
+        return scene_prompt(background)
+    imagenet = imagenet_class(synset)
+    if gloss:
+        return object_prompt(imagenet, background=background or None)
+    return f"a photo of a {imagenet.name}" + (f", {BACKGROUNDS[background]}" if background else "")
+
+
+def object_pictures(table: pd.DataFrame, pixels: np.ndarray, *, copies: np.ndarray, seed: int) -> TrainingPictures:
+    """Return photos of objects, each `copies[i]` times: plain first, then mirrored, then in random crops.
+
+    Args:
+        table: `training_photos.read_photos`'s, with `synset`, `in9` and `bbox_xyxy`.
+        pixels: uint8, shape (n, side, side, 3).
+    """
+    outside = np.ones(pixels.shape[:3], bool)
+    for row, (left, top, right, bottom) in enumerate(table["bbox_xyxy"]):
+        outside[row, top : bottom + 1, left : right + 1] = False
+    named = np.full(len(table), "", object)
+    roomy = outside.mean((1, 2)) > 0.25
+    for background, shown in name_backgrounds(pixels, outside).items():
+        trusted = np.isin(table["in9"].to_numpy(), list(TRUSTED.get(background, ())))
+        named[shown & trusted & roomy] = background
+    made, rows = [], []
+    random = numpy_generator(seed, "objects")
+    for row in range(len(table)):
+        for copy in range(copies[row]):
+            picture = pixels[row] if copy < 2 else random_crop(pixels[row], random, smallest=0.8, side=pixels.shape[1])
+            made.append(picture[:, ::-1] if copy == 1 else picture)
+            rows.append(("object", table["synset"].iat[row], named[row]))
+    return TrainingPictures(np.stack(made), pd.DataFrame(rows, columns=["kind", "synset", "background"]))
+
+
+def cut_out_objects(table: pd.DataFrame, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the masks of the objects that GrabCut can part from their photo, and the rows they are of.
+
+    A mask that fills less than a quarter of its box, or more than 0.97 of it, becomes the box's ellipse; boxes that
+    cover less than a tenth of the photo are left out.
+
+    Returns:
+        float32 masks in [0, 1], shape (m, side, side), and rows of `table`, shape (m,).
+    """
+    masks, rows = [], []
+    side = pixels.shape[1]
+    for row, (left, top, right, bottom) in enumerate(tqdm(table["bbox_xyxy"], desc="cutting out", mininterval=10)):
+        box = (int(left), int(top), int(right) + 1, int(bottom) + 1)
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        if area < 0.1 * side * side:
+            continue
+        mask = None
+        if area < 0.9 * side * side:
+            try:
+                mask = grabcut_mask(pixels[row], box, iterations=2, side=side)
+            except ValueError:  # nothing stands out from its surroundings
+                mask = None
+        if mask is None or not 0.25 * area < mask.sum() < 0.97 * area:
+            mask = ellipse_mask(pixels.shape[1:3], box)
+        masks.append(mask.astype(np.float32))
+        rows.append(row)
+    return np.stack(masks), np.array(rows)
+
+
+def composite_pictures(
+    objects: np.ndarray,
+    masks: np.ndarray,
+    synsets: np.ndarray,
+    scenes: np.ndarray,
+    backgrounds: np.ndarray,
+    *,
+    weights: np.ndarray,
+    count: int,
+    seed: int,
+) -> TrainingPictures:
+    """Return `count` composites of a cut-out object on a scene, the ten backgrounds equally often.
+
+    The object is mirrored half the time, scaled so that its longer side is 0.5 to 0.95 of the picture's, placed at
+    random in the lower part, and lit as the scene: night, rain and cave are laid over both.
+
+    Args:
+        objects: uint8 photos, shape (m, side, side, 3), with `masks` (m, side, side) and `synsets` (m,).
+        scenes: uint8, shape (n, side, side, 3), as they are before weather, with `backgrounds` (n,).
+        weights: How often each object is drawn, relative, shape (m,).
+    """
+    names = list(BACKGROUNDS)
+    random = numpy_generator(seed, "composites")
+    pool = {name: np.flatnonzero(backgrounds == name) for name in names}
+    drawn = random.choice(len(objects), count, p=weights / weights.sum())
+    made = np.empty((count, *scenes.shape[1:]), np.uint8)
+    for index in tqdm(range(count), desc="compositing", mininterval=10):
+        background = names[index % len(names)]
+        scene = scenes[random.choice(pool[background])]
+        made[index] = _compose(objects[drawn[index]], masks[drawn[index]], scene, background, random)
+    table = pd.DataFrame({"kind": "composite", "synset": synsets[drawn]})
+    table["background"] = [names[index % len(names)] for index in range(count)]
+    return TrainingPictures(made, table)
+
+
+def _compose(photo: np.ndarray, mask: np.ndarray, scene: np.ndarray, background: str, random) -> np.ndarray:
+    side = scene.shape[0]
+    rows, columns = np.flatnonzero(mask.max(1) > 0.3), np.flatnonzero(mask.max(0) > 0.3)
+    rgba = np.dstack([photo, (mask * 255).astype(np.uint8)])[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if random.random() < 0.5:
+        rgba = rgba[:, ::-1]
+    scale = side * random.uniform(0.5, 0.95) / max(rgba.shape[:2])
+    height, width = (max(4, round(length * scale)) for length in rgba.shape[:2])
+    cut = np.asarray(Image.fromarray(np.ascontiguousarray(rgba)).resize((width, height), Image.BICUBIC)) / 255.0
+    left = random.integers(0, side - width + 1)
+    top = random.integers((side - height) // 3, side - height + 1)
+    alpha = cut[..., 3:]
+    canvas = scene / 255.0
+    light = {"night": 0.9, "cave": 0.9}.get(background, 1.0)
+    part = canvas[top : top + height, left : left + width]
+    part[:] = part * (1 - alpha) + light * cut[..., :3] * alpha
+    picture = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+    weather = {"night": make_night, "rain": make_rain}.get(background)
+    if weather is not None:
+        return weather(picture, random)
+    if background == "cave":
+        lit = make_cave(picture, random) / 255.0
+        kept = np.zeros((side, side, 1))
+        kept[top : top + height, left : left + width] = alpha
+        canvas = lit * (1 - kept) + kept * (0.35 * lit + 0.65 * picture / 255.0 * np.array([0.8, 0.7, 0.58]))
+        return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return picture
