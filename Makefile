@@ -25,8 +25,10 @@ SYSTEM_PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 pytho
 	$$p -c '$(NEEDED)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 JOB = $(PYTHON) -m d3s_utils.job
-ARGUMENTS = --profile "$(PROFILE)" --cores "$(CORES)" --photos "$(PHOTOS)" --templates "$(TEMPLATES)" \
-	--output-dir "$(OUT)" --snakemake-flags "$(SNAKEMAKE_FLAGS)" --set $(SET)
+# Through the shell's own variables, so that blanks, brackets and quotes in a value arrive as they were typed.
+export PROFILE CORES PHOTOS TEMPLATES OUT SET SNAKEMAKE_FLAGS
+ARGUMENTS = --profile="$$PROFILE" --cores="$$CORES" --photos="$$PHOTOS" --templates="$$TEMPLATES" \
+	--output-dir="$$OUT" --snakemake-flags="$$SNAKEMAKE_FLAGS" --set="$$SET"
 
 .PHONY: run test dry-run report lab clean lock environment install
 .DEFAULT_GOAL := run

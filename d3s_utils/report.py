@@ -1,0 +1,198 @@
+"""The report: what a run's notebooks found, as one self-contained page and as a table for the terminal."""
+
+import base64
+import re
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from d3s_utils.atomic_files import write_json, write_text
+from d3s_utils.metrics import Estimate, provenance, read_metrics
+from d3s_utils.module_imports import notebook_cells
+from d3s_utils.settings import NOTEBOOK_SETTINGS, Settings, find_root
+
+TEMPLATE = "report_template.html"
+MODEL_FOLDER = Path(__file__).parent / "models" / "mini_diffusion"
+TRAINING_STEM = "00_train_mini_diffusion"
+# A metric with one of these words is a share of 1 and is shown in percent; a drop in percentage points.
+_SHARES = {"agreement", "accuracy", "top1", "top5", "in9", "share", "rate", "kept", "from", "recall", "precision"}
+_WORDS = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number as a person reads it.
+
+    Attributes:
+        name: The metric's name in words.
+        value: The number, with its unit.
+        interval: Its interval, such as ``61.2 to 68.9 %``.
+        n: Number of observations.
+        low: Left end of the interval on the page's scale, 0 to 100, or None if it has no such scale.
+        middle: The value on that scale.
+        high: Right end.
+    """
+
+    name: str
+    value: str
+    interval: str
+    n: str
+    low: float | None = None
+    middle: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of a notebook: caption, data URI, width and height in pixels."""
+
+    caption: str
+    source: str
+    width: int
+    height: int
+
+
+def gather_metrics(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Read each notebook's ``metrics.json`` of a run and gather them in the run's own.
+
+    Returns:
+        Records by stem, in the order of the notebooks; those that are not there are left out. The record of
+        the bundled model's training comes along when the run used that model.
+
+    Raises:
+        ValueError: If a file is no metrics file.
+    """
+    paths = {stem: settings.folder(stem) / "metrics.json" for stem in NOTEBOOK_SETTINGS if stem != TRAINING_STEM}
+    records = {stem: read_metrics(path) for stem, path in sorted(paths.items()) if path.exists()}
+    if records:
+        plain = {
+            stem: record | {"metrics": {name: asdict(estimate) for name, estimate in record["metrics"].items()}}
+            for stem, record in records.items()
+        }
+        run = {"profile": settings.profile, "seed": settings.seed, "notebooks": plain}
+        write_json(settings.run_folder / "metrics.json", run)
+    training = MODEL_FOLDER / "metrics.json"
+    if records and settings.generator == "bundled" and training.exists():
+        records = {TRAINING_STEM: read_metrics(training), **records}
+    return records
+
+
+def write_report(settings: Settings, records: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write ``report.html`` into the run's folder and return its path.
+
+    Args:
+        settings: Of the run.
+        records: What `gather_metrics` returned.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(TEMPLATE).render(
+        settings=settings,
+        sections=[_section(settings, stem, record) for stem, record in records.items()],
+        provenance=_provenance_rows(settings, records),
+        every_setting=settings.model_dump(mode="json"),
+    )
+    path = settings.run_folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+def headline_table(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the headline numbers as a table in plain text."""
+    lines = [("notebook", "number", "value", "95 % interval", "n")]
+    for stem, record in records.items():
+        for row in headline_rows(record):
+            lines.append((stem, row.name, row.value, row.interval, row.n))
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    text = ["  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([text[0], "  ".join("─" * width for width in widths), *text[1:]])
+
+
+def headline_rows(record: Mapping[str, Any]) -> list[Row]:
+    """Return the numbers to show first: those that the notebook named, or the first eight."""
+    names = record.get("headline") or list(record["metrics"])[:8]
+    return [number_row(name, record["metrics"][name]) for name in names if name in record["metrics"]]
+
+
+def number_row(name: str, estimate: Estimate) -> Row:
+    """Return a metric as a person reads it: shares in percent, drops in percentage points, the rest as it is."""
+    words = set(re.split(r"[/_]", name))
+    *prefix, last = name.split("/")
+    readable = ": ".join([*prefix, " ".join(_WORDS.get(word, word) for word in last.split("_"))])
+    n = f"{estimate.n:,}"
+    if not words & _SHARES or max(abs(estimate.low), abs(estimate.high)) > 1:
+        return Row(readable, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}", n)
+    low, middle, high = (100 * part for part in (estimate.low, estimate.value, estimate.high))
+    unit = "points" if "drop" in words else "%"
+    scale = (low, middle, high) if low >= 0 else (None, None, None)
+    return Row(readable, f"{middle:.1f} {unit}", f"{low:.1f} to {high:.1f}", n, *scale)
+
+
+def _section(settings: Settings, stem: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    folder = MODEL_FOLDER if stem == TRAINING_STEM else settings.folder(stem)
+    headline = headline_rows(record)
+    shown = {row.name for row in headline}
+    rest = [number_row(name, estimate) for name, estimate in record["metrics"].items()]
+    executed = folder / f"{stem}.ipynb"
+    return {
+        "stem": stem,
+        "number": stem.split("_")[0],
+        "title": _title(stem),
+        "question": record.get("question", ""),
+        "answer": record.get("answer", ""),
+        "headline": headline,
+        "rest": [row for row in rest if row.name not in shown],
+        "figures": [_figure(path) for path in sorted(folder.glob("*.png"))],
+        "executed": urllib.parse.quote(f"{stem}/{stem}.ipynb") if stem != TRAINING_STEM and executed.exists() else "",
+    }
+
+
+def _title(stem: str) -> str:
+    """Return the title that the notebook itself has, or its stem in words."""
+    notebook = find_root() / "notebooks" / f"{stem}.ipynb"
+    cells = notebook_cells(notebook) if notebook.exists() else []
+    for kind, text in cells:
+        heading = re.match(r"#\s+(?:\d+\s*·\s*)?(.+)", text)
+        if kind == "markdown" and heading:
+            return heading[1].strip()
+    return stem.split("_", 1)[-1].replace("_", " ").capitalize()
+
+
+def _figure(path: Path) -> Figure:
+    """Read a png; its caption is the title that it carries, or its file's name in words."""
+    with Image.open(path) as image:
+        width, height = image.size
+        carried = image.info.get("Description") or image.info.get("Title")
+    caption = str(carried or path.stem.replace("_", " ").capitalize())
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return Figure(caption, f"data:image/png;base64,{encoded}", width, height)
+
+
+def _provenance_rows(settings: Settings, records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what the run was made with, each fact once, in the order a reader asks for it."""
+    made = [record["provenance"] for stem, record in records.items() if stem != TRAINING_STEM] or [provenance()]
+    weights = {name: value for record in made for name, value in record.get("weights", {}).items()}
+    packages = {name: version for record in made for name, version in record.get("packages", {}).items()}
+    return [
+        ("Profile and seed", f"{settings.profile}, seed {settings.seed}"),
+        ("Code revision", _each_once(record.get("code_revision") for record in made)),
+        ("Device", _each_once(record.get("device") for record in made)),
+        ("Python", _each_once(record.get("python") for record in made)),
+        ("Machine", _each_once(record.get("platform") for record in made)),
+        *((f"Weights: {name}", f"sha256 {value}") for name, value in sorted(weights.items())),
+        ("Packages", ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))),
+    ]
+
+
+def _each_once(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value))
