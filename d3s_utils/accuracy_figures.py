@@ -1,0 +1,156 @@
+"""Pictures of accuracy tables: a table and an `Axes` go in, the `Axes` comes back."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from d3s_utils.figures import BACKGROUND_COLORS
+
+MODEL_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's "bright" scheme
+_GREY = "0.35"
+
+
+def draw_heat_map(
+    cells: pd.DataFrame, ax: Axes, *, rows: str, columns: str, title: str, label: str = "share of pictures (%)"
+) -> Axes:
+    """Draw `value` (a share in [0, 1]) of a tidy table as a heat map with the percentage in each cell.
+
+    Args:
+        cells: Has the columns `rows`, `columns` and `value`; one row a cell. A cell without a row stays blank.
+        label: What the colour means, with its unit.
+
+    Raises:
+        ValueError: If the table is empty or a cell occurs twice.
+    """
+    if cells.empty or cells.duplicated([rows, columns]).any():
+        raise ValueError(f"cells must hold each {rows} × {columns} once, got {len(cells)} rows with repeats or none")
+    wide = cells.pivot(index=rows, columns=columns, values="value") * 100
+    wide = wide.reindex(index=_in_order(cells[rows]), columns=_in_order(cells[columns]))
+    sns.heatmap(
+        wide, ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", linewidths=0.5,
+        annot_kws={"fontsize": 9}, cbar_kws={"label": label},
+    )  # fmt: skip
+    ax.set(xlabel=columns.replace("_", " "), ylabel=rows.replace("_name", "").replace("_", " "))
+    ax.set_title(title)
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=35 if wide.shape[1] > 6 else 0)
+    return ax
+
+
+def draw_shares(table: pd.DataFrame, ax: Axes, *, groups: str, title: str, label: str, chance: float | None) -> Axes:
+    """Draw shares with their intervals as dots, one line for each value of `groups`, backgrounds in their colours.
+
+    Args:
+        table: Has the columns `groups`, `value`, `low`, `high`.
+        label: The horizontal axis, with its unit.
+        chance: Share that guessing would get, drawn as a dashed line; None draws none.
+    """
+    names = _in_order(table[groups])
+    for place, name in enumerate(names):
+        row = table[table[groups] == name].iloc[0]
+        ax.plot([row["low"] * 100, row["high"] * 100], [place, place], color=_GREY, linewidth=1.5, zorder=1)
+        ax.scatter(
+            row["value"] * 100,
+            place,
+            s=70,
+            color=BACKGROUND_COLORS.get(name, MODEL_COLORS[0]),
+            edgecolor=_GREY,
+            zorder=2,
+        )
+    if chance is not None:
+        ax.axvline(chance * 100, color=_GREY, linestyle="--", linewidth=1)
+        ax.annotate("chance", (chance * 100, -0.75), fontsize=8, color=_GREY, ha="center", annotation_clip=False)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), xlabel=label)
+    ax.set_title(title, pad=18 if chance is not None else 8)
+    ax.grid(axis="x", color="0.9")
+    return ax
+
+
+def draw_thresholds(curve: pd.DataFrame, ax: Axes, *, chosen: float, title: str) -> Axes:
+    """Draw how many pictures agree at each threshold (see `validation.acceptance_by_threshold`)."""
+    ax.plot(
+        curve["threshold"], curve["used"] * 100, color=MODEL_COLORS[0], label="named first, or at least this probable"
+    )
+    ax.plot(curve["threshold"], curve["strict"] * 100, color=MODEL_COLORS[1], label="at least this probable")
+    ax.axvline(chosen, color=_GREY, linestyle="--", linewidth=1, label=f"threshold used: {chosen:g}")
+    ax.set(xlim=(0, 1), ylim=(0, 100), xlabel="threshold on the label's probability", ylabel="pictures that agree (%)")
+    ax.set_title(title)
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def draw_shift_scatter(accuracy: pd.DataFrame, ax: Axes, *, measure: str, title: str, label: str) -> Axes:
+    """Draw each model's accuracy on shifted pictures over that on originals, with intervals, as in the D3S paper.
+
+    Args:
+        accuracy: From `evaluation.accuracy_table`.
+        measure: The measure to draw.
+        label: What the measure is called on the axes.
+    """
+    table = accuracy[accuracy["measure"] == measure].set_index(["model", "kind"])
+    models = list(dict.fromkeys(accuracy["model"]))
+    for color, model in zip(_colors(models), models, strict=True):
+        x, y = table.loc[(model, "original")], table.loc[(model, "shifted")]
+        ax.errorbar(
+            x["value"] * 100,
+            y["value"] * 100,
+            xerr=_bars(x),
+            yerr=_bars(y),
+            fmt="o",
+            color=color,
+            capsize=3,
+            label=model,
+        )
+    ends = table[["low", "high"]].to_numpy() * 100
+    low, high = max(0, ends.min() - 5), min(100, ends.max() + 5)
+    ax.plot([low, high], [low, high], color=_GREY, linestyle="--", linewidth=1, zorder=0)
+    ax.annotate("no drop", (high, high), ha="right", va="bottom", rotation=45, rotation_mode="anchor", fontsize=8,
+                xytext=(-8, 3), textcoords="offset points", color=_GREY)  # fmt: skip
+    ax.set(xlim=(low, high), ylim=(low, high), xlabel=f"{label} on originals (%)", ylabel=f"{label} on shifted (%)")
+    ax.set_aspect("equal")
+    ax.set_title(title)
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def draw_drops(drops: pd.DataFrame, ax: Axes, *, measures: dict[str, str], title: str) -> Axes:
+    """Draw each model's drop (original minus shifted, percentage points) with its paired interval.
+
+    Args:
+        drops: From `evaluation.drop_table`.
+        measures: Measure -> its name in the legend, in the order drawn.
+    """
+    models = list(dict.fromkeys(drops["model"]))
+    spread = 0.5 / max(1, len(measures))
+    for number, (measure, name) in enumerate(measures.items()):
+        rows = drops[drops["measure"] == measure].set_index("model").reindex(models)
+        places = np.arange(len(models)) + (number - (len(measures) - 1) / 2) * spread
+        bars = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy()) * 100
+        ax.errorbar(rows["value"] * 100, places, xerr=bars, fmt="o", capsize=3, color=MODEL_COLORS[number], label=name)
+    ax.axvline(0, color=_GREY, linestyle="--", linewidth=1)
+    ax.set_yticks(range(len(models)), models)
+    ax.set_ylim(len(models) - 0.5, -0.5)
+    ax.set_xlabel("drop: original − shifted (percentage points)")
+    ax.set_title(title)
+    ax.grid(axis="x", color="0.9")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def _in_order(values: pd.Series) -> list:
+    """Return the distinct values, backgrounds in the paper's order and others as they come."""
+    found = list(dict.fromkeys(values))
+    return [name for name in BACKGROUND_COLORS if name in found] if set(found) <= set(BACKGROUND_COLORS) else found
+
+
+def _colors(names: Sequence[str]) -> list[str]:
+    return [MODEL_COLORS[i % len(MODEL_COLORS)] for i in range(len(names))]
+
+
+def _bars(row: pd.Series) -> np.ndarray:
+    return np.array([[row["value"] - row["low"]], [row["high"] - row["value"]]]).clip(0) * 100

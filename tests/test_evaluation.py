@@ -1,0 +1,157 @@
+"""Evaluation: hand-computed tables, scikit-learn's accuracies, and pairs that really are pairs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import top_k_accuracy_score
+from statsmodels.stats.proportion import proportion_confint
+
+from d3s_utils.classifiers import Predictions
+from d3s_utils.evaluation import (
+    accuracy_table,
+    cell_table,
+    drop_table,
+    evaluation_metrics,
+    metric_prefix,
+    paired_scores,
+    read_pictures,
+    reference_accuracy,
+    score_logits,
+    score_pictures,
+)
+from d3s_utils.taxonomy import IN9, IN9_OF_INDEX, imagenet_class
+
+LION, TIGER, TENCH = (imagenet_class(name).index for name in ("lion", "tiger", "tench"))
+
+
+def test_the_mapping_has_370_classes_in_nine():
+    assert len(IN9_OF_INDEX) == 370
+    assert set(IN9_OF_INDEX.values()) == set(IN9)
+    assert len(IN9) == 9
+
+
+def test_accuracies_are_those_of_scikit_learn():
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 1000, 300)
+    logits = random.normal(0, 1, (300, 1000))
+    logits[np.arange(300), truth] += random.normal(2, 1.5, 300)
+    scores = score_logits(logits, truth, [IN9_OF_INDEX.get(i, "") for i in truth])
+    for column, k in (("top1", 1), ("top5", 5)):
+        expected = top_k_accuracy_score(truth, logits, k=k, labels=np.arange(1000))
+        assert scores[column].mean() == pytest.approx(expected)
+    assert (scores["top5"] >= scores["top1"]).all()
+    assert scores["in9_right"].isna().sum() == sum(i not in IN9_OF_INDEX for i in truth)
+
+
+def test_a_lion_called_a_tiger_is_a_carnivore():
+    logits = np.zeros((1, 1000))
+    logits[0, TIGER], logits[0, LION] = 5, 3
+    row = score_logits(logits, [LION], ["carnivore"]).iloc[0]
+    assert (row["top1"], row["top5"], row["in9_right"], row["prediction"]) == (0, 1, 1, TIGER)
+    assert row["probability"] == pytest.approx(np.exp(3) / (np.exp(5) + np.exp(3) + 998))
+
+
+def pictures_table():
+    """Three foregrounds, two shifted pictures each; of `c` none was kept."""
+    rows = [{"foreground_id": f, "kind": "original", "background": "", "keep": True} for f in "abc"]
+    rows += [
+        {"foreground_id": f, "kind": "shifted", "background": background, "keep": f != "c"}
+        for f in "abc"
+        for background in ("snow", "cave")
+    ]
+    table = pd.DataFrame(rows)
+    table["picture_id"] = table["foreground_id"] + table["background"]
+    return table.assign(class_name="lion", imagenet_index=LION, in9="carnivore", file="")
+
+
+def predictions(right):
+    """Return logits that name lion where `right`, else tench."""
+    logits = np.zeros((len(right), 1000), np.float32)
+    logits[np.arange(len(right)), np.where(right, LION, TENCH)] = 9
+    return Predictions(logits, np.zeros((len(right), 1)), {})
+
+
+@pytest.fixture
+def scores():
+    # originals a, b, c; then a snow, a cave, b snow, b cave, c snow, c cave
+    always, sometimes = [1] * 9, [1, 1, 0, 1, 0, 0, 0, 0, 0]
+    return score_pictures(pictures_table(), {"always": predictions(always), "sometimes": predictions(sometimes)})
+
+
+def test_a_foreground_without_a_kept_picture_is_left_out_on_both_sides(scores):
+    assert set(paired_scores(scores)["foreground_id"]) == {"a", "b"}
+    assert set(paired_scores(scores, validated_only=False)["foreground_id"]) == {"a", "b", "c"}
+
+
+def test_accuracies_and_drops_by_hand(scores):
+    paired = paired_scores(scores)
+    accuracy = accuracy_table(paired).set_index(["model", "measure", "kind"])
+    assert accuracy.loc[("sometimes", "top1", "original"), "value"] == 1.0
+    assert accuracy.loc[("sometimes", "top1", "shifted"), "value"] == pytest.approx(1 / 4)
+    assert accuracy.loc[("sometimes", "top1", "shifted"), "n"] == 4
+    drops = drop_table(paired, seed=0, samples=500).set_index(["model", "measure"])
+    drop = drops.loc[("sometimes", "top1")]
+    assert (drop["value"], drop["low"], drop["high"], drop["n"]) == pytest.approx((0.75, 0.5, 1.0, 2))
+    assert drops.loc[("always", "in9"), ["value", "low", "high"]].tolist() == [0, 0, 0]
+
+
+def test_the_drop_is_the_difference_of_the_two_accuracies(scores):
+    paired = paired_scores(scores, validated_only=False)
+    metrics = evaluation_metrics(accuracy_table(paired), drop_table(paired, seed=0, samples=100))
+    for measure in ("top1", "top5", "in9"):
+        original, shifted, drop = (
+            metrics[f"sometimes/{measure}_{kind}"].value for kind in ("original", "shifted", "drop")
+        )
+        assert drop == pytest.approx(original - shifted)
+
+
+def test_cells_hold_wilson_intervals(scores):
+    cells = cell_table(paired_scores(scores), ["model", "class_name", "background"])
+    cell = cells.query("model == 'sometimes' and background == 'snow'").iloc[0]
+    low, high = proportion_confint(1, 2, method="wilson")
+    assert (cell["value"], cell["low"], cell["high"], cell["n"]) == pytest.approx((0.5, low, high, 2))
+    assert len(cells) == 4
+
+
+def test_classes_without_a_superclass_count_for_top1_only():
+    pictures = pictures_table().assign(in9="", imagenet_index=imagenet_class("banana").index)
+    scores = score_pictures(pictures, {"model": predictions([1] * 9)})
+    assert set(accuracy_table(scores)["measure"]) == {"top1", "top5"}
+    assert set(drop_table(paired_scores(scores), seed=0, samples=100)["measure"]) == {"top1", "top5"}
+
+
+def test_reference_accuracy_by_hand():
+    table = reference_accuracy(predictions([1, 1, 0]).logits, np.full(3, LION), ["carnivore"] * 3).set_index("measure")
+    assert table.loc["top1", "value"] == pytest.approx(2 / 3)
+    assert table.loc["in9", "n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "prefix"),
+    [
+        ("tf_efficientnet_lite0", "tf_efficientnet_lite0"),
+        ("hf-hub:timm/vit_base.augreg_in1k", "vit_base.augreg_in1k"),
+        ("/models/my model/", "my_model"),
+    ],
+)
+def test_metric_prefixes_are_names(model, prefix):
+    assert metric_prefix(model) == prefix
+
+
+def test_rows_must_fit():
+    with pytest.raises(ValueError, match="must have 9 rows, got 2"):
+        score_pictures(pictures_table(), {"model": predictions([1, 1])})
+    with pytest.raises(ValueError, match="measure must be one of"):
+        cell_table(pictures_table(), ["model"], measure="top3")
+
+
+def test_missing_or_empty_inputs_say_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="run notebook 01_compositing first"):
+        read_pictures(tmp_path)
+    labels = {"split": ["val"], "class_name": ["lion"], "imagenet_index": [LION], "in9": ["carnivore"], "file": ["x"]}
+    shared = pd.DataFrame(labels | {"foreground_id": ["a"]})
+    for stem, name in (("01_compositing", "foregrounds"), ("03_validation", "validated")):
+        (tmp_path / stem).mkdir()
+        shared.assign(image_id="a-snow", background="snow", keep=False).to_parquet(tmp_path / stem / f"{name}.parquet")
+    with pytest.raises(ValueError, match="none of the 1 pictures"):
+        read_pictures(tmp_path)
