@@ -70,9 +70,9 @@ def compare_speed(
     guides = pd.DataFrame(rows, columns=columns)
     results = []
     with TemporaryDirectory() as temporary:
-        plain, batched = Path(temporary) / "plain", Path(temporary) / "batched"
-        plain.mkdir()
-        for number in range(rounds):
+        for number in range(rounds):  # new folders each time: a disk takes longer to write over a file
+            plain, batched = Path(temporary) / f"plain-{number}", Path(temporary) / f"batched-{number}"
+            plain.mkdir()
             start = time.perf_counter()
             write_composites_plainly(guides, plain, {**foregrounds, **templates})
             middle = time.perf_counter()

@@ -168,7 +168,7 @@ def dream_pictures(dreamer: Dreamer, requests: pd.DataFrame, *, run_folder: Path
                 bar.update()
     table = requests[requests.file.isin(seeds)].reset_index(drop=True)
     table = table.assign(
-        seed=table.file.map(seeds),
+        seed=table.file.map(seeds).astype("Int64"),
         source="dreamt",
         source_name=dreamer.pipeline.identifier,
         source_sha256=[sha256_of(run_folder / file) for file in table.file],

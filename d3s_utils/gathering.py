@@ -134,7 +134,7 @@ def gather_foregrounds(
     if not rows:
         first = f"; the first: {table.source_name[0]}: {table.reason[0]}" if len(table) else ""
         raise PhotoError(f"none of the photos of {source.name!r} can be used, {len(table)} were skipped{first}")
-    return Gathered(pd.DataFrame(rows), table)
+    return Gathered(pd.DataFrame(rows).astype({"seed": "Int64"}), table)
 
 
 def gather_templates(
@@ -193,7 +193,7 @@ def gather_templates(
             f"templates {source.name!r} show none of the backgrounds {', '.join(backgrounds)}: name its folders by "
             f"them, or give scene classes such as {', '.join(sorted(SCENE_NAMES)[:4])}"
         )
-    return Gathered(pd.DataFrame(rows), table)
+    return Gathered(pd.DataFrame(rows).astype({"seed": "Int64"}), table)
 
 
 def count_templates(templates: pd.DataFrame, backgrounds: Sequence[str]) -> pd.DataFrame:

@@ -154,7 +154,7 @@ def write_guides(
     )
     for foreground_id, foreground in foreground_of.items():  # a mask that was lost although its guides are there
         recipe = mask_recipe(foreground, canvas=canvas)
-        if foreground["mask_file"] is not None and not has_recipe(run_folder / foreground["mask_file"], recipe):
+        if isinstance(foreground["mask_file"], str) and not has_recipe(run_folder / foreground["mask_file"], recipe):
             read_foreground(foreground_id)
     return written
 
@@ -166,22 +166,20 @@ def guide_recipe(guide: Mapping[str, Any], foreground: Mapping[str, Any], templa
         "foreground": foreground["source_sha256"],
         "template": template["source_sha256"],
         "mask": foreground["mask_mode"],
-        "box": None if foreground["box"] is None else [int(value) for value in foreground["box"]],
+        "box": _listed(foreground["box"]),
         **{name: int(guide[name]) for name in names},
     }
 
 
 def mask_recipe(foreground: Mapping[str, Any], *, canvas: int) -> dict:
     """Return what a mask file's pixels hang on."""
-    box = None if foreground["box"] is None else [int(value) for value in foreground["box"]]
-    return {"foreground": foreground["source_sha256"], "mask": foreground["mask_mode"], "box": box, "canvas": canvas}
+    return {
+        "foreground": foreground["source_sha256"],
+        "mask": foreground["mask_mode"],
+        "box": _listed(foreground["box"]),
+        "canvas": canvas,
+    }
 
 
-def coverage(guides: pd.DataFrame, *, canvas: int) -> np.ndarray:
-    """Return the share of guides whose pasted photo covers each pixel, shape (canvas, canvas)."""
-    corners = np.zeros((canvas + 1, canvas + 1))
-    left, top = guides.left.to_numpy(), guides.top.to_numpy()
-    right, bottom = left + guides.width.to_numpy(), top + guides.height.to_numpy()
-    for rows, columns, sign in ((top, left, 1), (bottom, left, -1), (top, right, -1), (bottom, right, 1)):
-        np.add.at(corners, (rows, columns), sign)
-    return corners.cumsum(0).cumsum(1)[:canvas, :canvas] / len(guides)
+def _listed(box: Any) -> list[int] | None:
+    return [int(value) for value in box] if np.ndim(box) else None  # a table may hold None or NaN

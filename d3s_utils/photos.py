@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # none that runs another program
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # none that runs another program
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
+Image.init()  # registers every format, once, before threads ask for them
 
 
 class PhotoError(ValueError):
@@ -74,7 +75,7 @@ def read_photo(
     except Image.DecompressionBombError as error:
         raise PhotoError(f"photo {name} is far too large to be a photo: {error}") from error
     except Exception as error:  # on a broken file Pillow's decoders raise whatever they stumble over
-        raise PhotoError(f"photo {name} cannot be read, is it whole and one of {FORMATS}? ({error})") from error
+        raise PhotoError(f"photo {name} cannot be read, is it whole and one of {', '.join(FORMATS)}? ({error})") from error
     return Photo(pixels, alpha, hashlib.sha256(content).hexdigest())
 
 
