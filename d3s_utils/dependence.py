@@ -8,6 +8,8 @@ from torch import Tensor
 
 from d3s_utils.randomness import derive_seed, torch_generator
 
+LEAST_LABEL_WIDTH = 8  # in fewer dimensions some random vectors lie too close for a smooth critic to tell labels apart
+
 
 class Dependence(Protocol):
     """What every penalty offers: an estimate that is zero when features and labels are independent."""
@@ -38,6 +40,9 @@ class WassersteinDependence:
     distance is the largest mean difference that a 1-Lipschitz critic can make between them. The critic is trained as
     in WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028), and D3S lowers its estimate (arXiv:2211.10370).
 
+    The gradient penalty holds the critic's slope near one but not at it: at a distance W the estimate is about
+    1 + W / (2 x `gradient_penalty_weight`) times W.
+
     The distance has the unit of the features: features that shrink lower it without forgetting anything. Give it
     features of a fixed scale (`invariant_features` gives white ones).
     """
@@ -60,7 +65,8 @@ class WassersteinDependence:
             feature_width: Number of features of a picture.
             label_count: Number of different labels, at least 2.
             seed: Of the label vectors, the critic's first weights and its shuffles.
-            label_share: Width of a label's vector as a share of `feature_width` (D3S: 0.2).
+            label_share: Width of a label's vector as a share of `feature_width` (D3S: 0.2), which is raised to
+                `LEAST_LABEL_WIDTH` where features are few.
             critic_width: Width of the critic's first hidden layer; None is the width of its input, as in D3S.
             gradient_penalty_weight: Weight of the critic's gradient penalty (D3S: 10).
             learning_rate: Of the critic's Adam, whose betas are (0, 0.9).
@@ -73,7 +79,7 @@ class WassersteinDependence:
                 "feature_width must be at least 1 and label_count at least 2, "
                 f"got feature_width={feature_width}, label_count={label_count}"
             )
-        label_width = max(1, round(label_share * feature_width))
+        label_width = max(LEAST_LABEL_WIDTH, round(label_share * feature_width))
         vectors = torch.randn(label_count, label_width, generator=torch_generator(seed, "label vectors"))
         self.label_vectors = vectors.to(device)
         input_width = feature_width + label_width

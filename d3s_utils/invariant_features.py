@@ -3,7 +3,7 @@
 import hashlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -47,6 +47,27 @@ class BackboneFeatures:
     readable: np.ndarray
     weights_sha256: str
     from_cache: bool
+
+
+@dataclass(frozen=True)
+class PictureSplit:
+    """Training and held-out pictures with their frozen features.
+
+    Attributes:
+        train, test: The pictures' tables; the column foreground holds the class's synset, background the background.
+        train_features, test_features: Shape (n, width) and (m, width).
+        left_out: Number of held-out pictures that are in neither, because no training picture has their label.
+    """
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+    train_features: np.ndarray
+    test_features: np.ndarray
+    left_out: int
+
+    def numbers(self, label: str) -> np.ndarray:
+        """Return the training pictures' ``foreground`` or ``background`` as 0, 1, … in alphabetical order."""
+        return np.unique(self.train[label].to_numpy(str), return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
@@ -244,18 +265,38 @@ def learn_features(
     return LearnedFeatures(method, whitening, learned.cpu(), pd.DataFrame(history, columns=HISTORY_COLUMNS))
 
 
-def encode_labels(train: Sequence[str], test: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return both lists of labels as integers, and the labels' names in alphabetical order.
+def split_pictures(pictures: pd.DataFrame, features: np.ndarray) -> PictureSplit:
+    """Part validated pictures into those that train and those that are held out.
+
+    Args:
+        pictures: Rows with the columns split (``train`` or ``val``), synset, class_name, background, foreground_id.
+        features: Their frozen features, shape (n, width).
 
     Raises:
-        ValueError: If `test` holds a label that `train` does not.
+        ValueError: If a column or one of the splits is missing, or the lengths differ.
     """
-    names = sorted(set(train))
-    strange = sorted(set(test) - set(names))
-    if strange:
-        raise ValueError(f"test must hold only labels of train ({', '.join(names)}), got {strange[0]!r} too")
-    number = {name: place for place, name in enumerate(names)}
-    return np.array([number[x] for x in train]), np.array([number[x] for x in test]), names
+    needed = ("split", "synset", "class_name", "background", "foreground_id")
+    missing = [name for name in needed if name not in pictures]
+    if missing:
+        raise ValueError(f"pictures must have the column {missing[0]}, got {', '.join(map(str, pictures.columns))}")
+    if len(features) != len(pictures):
+        raise ValueError(f"features must have a row for each of {len(pictures)} pictures, got {len(features)}")
+    pictures = pictures.assign(foreground=pictures["synset"])
+    training = (pictures["split"] == "train").to_numpy()
+    known = np.ones(len(pictures), dtype=bool)
+    for label in ("foreground", "background"):
+        known &= pictures[label].isin(pictures.loc[training, label]).to_numpy()
+    held_out = ~training & known
+    for split, rows in (("train", training), ("val", held_out)):
+        if not rows.any():
+            raise ValueError(f"pictures must have validated ones of split {split} with labels that train has, got none")
+    return PictureSplit(
+        train=pictures[training].reset_index(drop=True),
+        test=pictures[held_out].reset_index(drop=True),
+        train_features=features[training],
+        test_features=features[held_out],
+        left_out=int((~training & ~known).sum()),
+    )
 
 
 def cached_backbone_features(

@@ -1,0 +1,124 @@
+"""Pictures of learned features: training curves, cross-probes with chance lines, and scatters coloured by label."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+METHOD_COLORS = {"none": "#ee7733", "wasserstein": "#0077bb", "published": "0.2"}  # Paul Tol's "vibrant" scheme
+_OTHER_METHOD = "#009988"
+_GREY = "0.4"
+
+
+def draw_training_curve(history: pd.DataFrame, ax: Axes, *, column: str, title: str, label: str) -> Axes:
+    """Draw one column of training histories against the step: the seeds' mean as a line, their range as a band.
+
+    Args:
+        history: Has the columns method, seed, step and `column`.
+        label: The vertical axis, with its unit.
+    """
+    for method, part in history.groupby("method", sort=False):
+        by_step = part.groupby("step")[column].agg(["mean", "min", "max"])
+        color = METHOD_COLORS.get(method, _OTHER_METHOD)
+        ax.fill_between(by_step.index, by_step["min"], by_step["max"], color=color, alpha=0.2, linewidth=0)
+        ax.plot(by_step.index, by_step["mean"], color=color, label=method)
+    ax.set(xlabel="training step", ylabel=label)
+    ax.set_title(title, fontsize=10)
+    ax.grid(color="0.92")
+    return ax
+
+
+def draw_probe_matrix(probes: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
+    """Draw cross-probes as a matrix: a row for the features that are read, a column for the label that is asked for.
+
+    Args:
+        probes: One row for each combination, with the columns features, label, value, chance, and low and high
+            (NaN where no interval is known); shares in [0, 1].
+
+    Raises:
+        ValueError: If a combination occurs twice.
+    """
+    if probes.duplicated(["features", "label"]).any():
+        raise ValueError("probes must hold each combination of features and label once, got one twice")
+    names = list(dict.fromkeys(probes["features"]))
+    cells = probes.set_index(["features", "label"])
+    values = np.array([[100 * cells.loc[(row, column), "value"] for column in names] for row in names])
+    words = np.array([[_words(cells.loc[(row, column)]) for column in names] for row in names])
+    sns.heatmap(
+        values, ax=ax, vmin=0, vmax=100, cmap="cividis", annot=words, fmt="", annot_kws={"fontsize": 10}, cbar=False,
+        linewidths=1, xticklabels=names, yticklabels=names, square=True,
+    )  # fmt: skip
+    ax.set(xlabel="label that is read", ylabel="features it is read from")
+    ax.tick_params(axis="y", rotation=90)
+    ax.set_title(title, fontsize=11)
+    return ax
+
+
+def draw_probe_intervals(probes: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
+    """Draw cross-probes as dots with their intervals, a line for each probe, with its chance level as a dashed stroke.
+
+    Args:
+        probes: Has the columns method, probe, value, low, high and chance; low and high may be NaN.
+    """
+    names, methods = list(dict.fromkeys(probes["probe"])), list(dict.fromkeys(probes["method"]))
+    for offset, method in zip(np.linspace(-0.22, 0.22, len(methods)), methods, strict=True):
+        rows = probes[probes["method"] == method].set_index("probe").reindex(names)
+        places = np.arange(len(names)) + offset
+        color = METHOD_COLORS.get(method, _OTHER_METHOD)
+        ax.hlines(places, 100 * rows["low"], 100 * rows["high"], color=color, linewidth=2)
+        ax.scatter(100 * rows["value"], places, s=45, color=color, label=method, zorder=3)
+        ax.vlines(100 * rows["chance"], places - 0.1, places + 0.1, color=_GREY, linestyle=(0, (2, 1)), linewidth=1.5)
+    ax.plot([], [], color=_GREY, linestyle=(0, (2, 1)), label="chance")
+    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), xlabel="accuracy of a linear probe on held-out pictures (%), 95 % interval")
+    ax.set_title(title, fontsize=11)
+    ax.grid(axis="x", color="0.92")
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return ax
+
+
+def discriminant_plane(train_features: np.ndarray, train_labels: Sequence[str], features: np.ndarray) -> np.ndarray:
+    """Return where pictures lie in the plane that best separates the labels of the training pictures.
+
+    The plane is spanned by the first two linear discriminants; with two labels there is only one, and the second
+    coordinate is zero.
+
+    Args:
+        train_features, features: Shape (n, width) and (m, width).
+
+    Returns:
+        Shape (m, 2).
+    """
+    discriminants = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1).fit(train_features, train_labels)
+    return np.pad(discriminants.transform(features), ((0, 0), (0, 1)))[:, :2]
+
+
+def draw_scatter(
+    places: np.ndarray, labels: Sequence[str], ax: Axes, *, title: str, colors: Mapping[str, str] | None = None
+) -> Axes:
+    """Draw pictures as points of a plane, coloured by label.
+
+    Args:
+        places: Shape (n, 2), in units that mean nothing.
+        labels: Of the n pictures.
+        colors: By label; a colour-blind-safe palette where None.
+    """
+    labels = np.asarray(labels)
+    names = list(dict.fromkeys(sorted(labels)))
+    colors = colors or dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    names = [name for name in colors if name in set(names)]
+    for name in names:
+        chosen = labels == name
+        ax.scatter(*places[chosen].T, s=9, color=colors[name], label=name, linewidths=0)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def _words(cell: pd.Series) -> str:
+    interval = "" if np.isnan(cell["low"]) else f"\n[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+    return f"{100 * cell['value']:.1f} %{interval}\nchance {100 * cell['chance']:.1f}"
