@@ -17,7 +17,7 @@ import yaml
 from d3s_utils.atomic_files import sha256_of, write_text
 from d3s_utils.module_imports import PACKAGE, needed_modules, notebook_cells
 from d3s_utils.notebook_run import WATCHED
-from d3s_utils.processes import exclusive, own_identity, stop_children
+from d3s_utils.processes import exclusive, own_identity, stop_tree
 
 SNAKEFILE = PACKAGE.parent / "Snakefile"
 
@@ -73,11 +73,12 @@ def run_notebooks(
         command = _snakemake(jobs, folder, cores, "--quiet", "all", *snakemake_flags)
         environment = {**os.environ, WATCHED: own_identity()}
         with _exit_on_termination():
+            # The child holds the lock too: if we are killed, nobody starts before it has gone.
+            snakemake = subprocess.Popen(command, env=environment, pass_fds=(descriptor,))
             try:
-                # The child holds the lock too: if we are killed, nobody starts before it has gone.
-                status = subprocess.Popen(command, env=environment, pass_fds=(descriptor,)).wait()
+                status = snakemake.wait()
             finally:
-                stop_children()
+                stop_tree(snakemake.pid)
         after = _writing_times(jobs, folder)
         if status != 0:
             missing = [job.stem for job in jobs if after[job.stem] is None]

@@ -39,7 +39,7 @@ def is_alive(identity: str) -> bool:
 
 
 @contextmanager
-def exclusive(path: Path, *, patience: float = 30.0) -> Iterator[int]:
+def exclusive(path: str | os.PathLike, *, patience: float = 30.0) -> Iterator[int]:
     """Hold the lock file at `path`; the system lets go of it when the holder and its heirs are dead, however they died.
 
     Args:
@@ -52,6 +52,7 @@ def exclusive(path: Path, *, patience: float = 30.0) -> Iterator[int]:
     Raises:
         RunningError: If a living process holds the lock.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -80,13 +81,17 @@ def die_with(identity: str, *, every: float = 0.5) -> None:
         threading.Thread(target=_watch, args=(identity, every), daemon=True).start()
 
 
-def stop_children(*, grace: float = 5.0) -> None:
-    """Ask every child of this process, and theirs, to end; after `grace` seconds make them."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        _signal(child, "terminate")
-    for child in psutil.wait_procs(children, timeout=grace)[1]:
-        _signal(child, "kill")
+def stop_tree(number: int, *, grace: float = 5.0) -> None:
+    """Ask the process `number`, its children and theirs to end; after `grace` seconds make them."""
+    try:
+        process = psutil.Process(number)
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        _signal(member, "terminate")
+    for member in psutil.wait_procs(family, timeout=grace)[1]:
+        _signal(member, "kill")
 
 
 def _lock(descriptor: int) -> bool:

@@ -1,0 +1,41 @@
+"""A module imports only from floors below its own, so the package can be read from the ground up."""
+
+from d3s_utils.module_imports import PACKAGE, imported_modules
+
+FLOORS = {
+    0: (
+        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "photos", "placing", "png_files",
+        "processes", "progress_lines", "randomness", "scene_mining", "taxonomy",
+    ),
+    1: (
+        "classifiers", "compositing", "dependence", "figures", "masks", "metrics", "photo_sources", "pipelines",
+        "settings", "training_photos",
+    ),
+    2: (
+        "accuracy_figures", "autoencoder_training", "background_classifier", "compositing_speed", "dreaming",
+        "expected_cost", "gathering", "guides", "image_safety", "intervals", "invariant_features", "notebook_run",
+        "reference_photos", "report", "training_pictures",
+    ),
+    3: (
+        "background_training", "diffusion_training", "dreamt_photos", "evaluation", "generation_requests",
+        "notebook_graph", "probes",
+    ),
+    4: ("job", "manifest"),
+    5: ("generation", "validation"),
+}  # fmt: skip
+FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
+
+
+def test_every_module_has_a_floor():
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules == set(FLOOR), "add a new module to FLOORS in tests/test_floors.py, as low as it can stand"
+
+
+def test_imports_go_down():
+    wrong = [
+        f"{module} (floor {floor}) imports {needed} (floor {FLOOR.get(needed)})"
+        for module, floor in FLOOR.items()
+        for needed in sorted(imported_modules((PACKAGE / f"{module}.py").read_text()))
+        if FLOOR.get(needed, 99) >= floor
+    ]
+    assert not wrong
