@@ -20,6 +20,8 @@ from d3s_utils.scene_mining import SCENE_CLASSES, find_scenes
 from d3s_utils.taxonomy import BACKGROUNDS, ImageNetClass
 
 SCENE_NAMES = frozenset(name for names in SCENE_CLASSES.values() for name in names)
+SCENE_OBJECTS = ("bison", "lawn mower", "ox", "trolleybus")  # classes that are an object on the scene looked for
+LARGEST_OBJECT = 1 / 3  # share of a template that the box of such an object may fill
 SCENES_LOOKED_AT = 200  # photos of one scene class that are searched for its backgrounds
 SCENE_SIDE = 64  # pixels; the rules on colour were made at this size
 
@@ -151,7 +153,8 @@ def gather_templates(
 
     Labels are the ten backgrounds' names, or ImageNet scene classes. For the latter the table
     `scene_mining.SCENE_CLASSES` says which backgrounds a class may show, and a photo is taken where the colours of
-    its parts agree. A background may come out with few templates or none; `count_templates` tells.
+    its parts agree and, if its box is known, an object such as a bus does not fill it. A background may come out
+    with few templates or none; `count_templates` tells.
 
     Returns:
         Templates: `template_id`, `split`, `background`, `file`, `source` ("photo"), `source_name`, `source_sha256`,
@@ -278,6 +281,8 @@ def _background_rows(
     for name in sorted(SCENE_NAMES & set(class_names)):
         candidates = np.flatnonzero(class_names == name)
         for row, photo in islice(_usable(source, candidates, seed=seed, seen={}, skipped=skipped), SCENES_LOOKED_AT):
+            if name in SCENE_OBJECTS and _box_share(source.table.box[row], photo) > LARGEST_OBJECT:
+                continue
             rows.append(row)
             pictures.append(resized(centre_square(photo.pixels), SCENE_SIDE))
     if not rows:
@@ -285,6 +290,11 @@ def _background_rows(
     rows = np.array(rows)
     shown = find_scenes(np.stack(pictures), class_names.to_numpy()[rows])
     return {background: rows[shown.get(background, [])] for background in backgrounds}
+
+
+def _box_share(box: Sequence[int] | None, photo: Photo) -> float:
+    height, width = photo.pixels.shape[:2]
+    return 0.0 if box is None else (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
 
 
 def _all_skipped(source: PhotoSource, skipped: list[tuple[str, str]]) -> pd.DataFrame:

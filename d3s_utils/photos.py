@@ -75,7 +75,8 @@ def read_photo(
     except Image.DecompressionBombError as error:
         raise PhotoError(f"photo {name} is far too large to be a photo: {error}") from error
     except Exception as error:  # on a broken file Pillow's decoders raise whatever they stumble over
-        raise PhotoError(f"photo {name} cannot be read, is it whole and one of {', '.join(FORMATS)}? ({error})") from error
+        kinds = ", ".join(FORMATS)
+        raise PhotoError(f"photo {name} cannot be read, is it whole and one of {kinds}? ({error})") from error
     return Photo(pixels, alpha, hashlib.sha256(content).hexdigest())
 
 

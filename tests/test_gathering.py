@@ -126,6 +126,10 @@ def test_scene_classes_become_the_backgrounds_their_colours_show(tmp_path):
     rows = dict(zip(gathered.table.background, gathered.table.source_name, strict=True))
     assert rows == {"grass": "scenes.parquet#0", "water": "scenes.parquet#1"}
     pd.DataFrame({"image": [meadow], "class_name": ["organ"]}).to_parquet(tmp_path / "organs.parquet")
+    filled = pd.DataFrame({"image": [meadow], "class_name": ["lawn mower"], "bbox_xyxy": [[0, 0, 64, 40]]})
+    filled.to_parquet(tmp_path / "filled.parquet")
+    with pytest.raises(PhotoError, match="show none of the backgrounds"):
+        templates_of(tmp_path / "filled.parquet", tmp_path / "run")
     with pytest.raises(PhotoError, match="show none of the backgrounds"):
         templates_of(tmp_path / "organs.parquet", tmp_path / "run")
 

@@ -42,8 +42,8 @@ def test_uniformity_tells_even_from_uneven():
 
 def test_p_values_are_uniform_when_chances_are_even():
     random = np.random.default_rng(1)
-    values = [uniformity(place_shares(guides_at(*random.integers(0, 6, (2, 300)))), bins=3) for _ in range(200)]
-    assert np.mean(np.array(values) < 0.2) == pytest.approx(0.2, abs=0.08)
+    values = [uniformity(place_shares(guides_at(*random.integers(0, 6, (2, 300)))), bins=3) for _ in range(60)]
+    assert np.mean(np.array(values) < 0.2) == pytest.approx(0.2, abs=0.15)
 
 
 def test_figures_name_their_axes():
