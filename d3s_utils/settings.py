@@ -20,8 +20,8 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
         "generator", "generator_revision", "dream_guidance_scale", "dream_steps", "batch_size", "device",
     ),
     "02_diffusion_generation": (
-        "image_size", "generator", "generator_revision", "strength", "guidance_scale", "steps", "eta",
-        "batch_size", "device",
+        "generator", "generator_revision", "precision", "strength", "guidance_scale", "steps", "eta",
+        "batch_size", "other_run", "bootstrap_samples", "device",
     ),
     "03_validation": (
         "foreground_judge", "foreground_threshold", "background_threshold", "unsafe_threshold", "device",
@@ -111,6 +111,12 @@ class Settings(BaseModel):
     steps: Count = Field(description="denoising steps of the full schedule; strength x steps are run")
     eta: Share = Field(description="DDIM's noise in each step, 0 (none) to 1")
     batch_size: Count = Field(description="pictures that are dreamt at once, at least 1; no result depends on it")
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        description="numbers the generator computes with; auto is float16 on a GPU, float32 on a CPU"
+    )
+    other_run: Literal["refuse", "set_aside"] = Field(
+        description="what happens to pictures that earlier settings made: stop, or rename their folder and start anew"
+    )
 
     # 03 validation
     foreground_judge: str = Field(min_length=1, description="timm classifier that looks for the foreground")
