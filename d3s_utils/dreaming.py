@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from d3s_utils.batching import batches_within_memory
-from d3s_utils.pipelines import LoadedPipeline
+from d3s_utils.pipelines import LoadedPipeline, quiet_libraries
 
 DARKEST_ACCEPTED = 8  # a picture whose brightest value is below this, of 255, is black
 
@@ -71,13 +71,13 @@ class PromptEmbeddings:
         if prompt not in self._kept:
             while len(self._kept) >= self._capacity:
                 self._kept.popitem(last=False)
-            encode = self._pipeline.text_to_image.encode_prompt
-            self._kept[prompt] = encode(prompt, self._pipeline.device, 1, False)[0]
+            with quiet_libraries():  # a warning for each prompt that is too long; `truncated_prompts` finds them
+                encoded = self._pipeline.text_to_image.encode_prompt(prompt, self._pipeline.device, 1, False)[0]
+            self._kept[prompt] = encoded
         self._kept.move_to_end(prompt)
         return self._kept[prompt]
 
 
-@torch.inference_mode()
 def dream_batch(
     pipeline: LoadedPipeline,
     prompts: Sequence[str],
@@ -105,21 +105,22 @@ def dream_batch(
         float32 on the CPU, shape (n, h, w, 3), in [0, 1], or NaN where the model diverged.
     """
     common = {
-        "prompt_embeds": embeddings(prompts),
-        "negative_prompt_embeds": embeddings([""] * len(prompts)),
         "num_inference_steps": int(options.steps),
         "guidance_scale": float(options.guidance_scale),
         "eta": float(options.eta),
         "generator": [torch.Generator().manual_seed(int(seed)) for seed in seeds],
         "output_type": "pt",
     }
-    if guides is None:
-        side = size or pipeline.image_size
-        pictures = pipeline.text_to_image(height=side, width=side, **common).images
-    else:
-        pixels = torch.from_numpy(guides).permute(0, 3, 1, 2).float() / 255
-        pictures = pipeline.image_to_image(image=pixels, strength=float(options.strength), **common).images
-    return pictures.permute(0, 2, 3, 1).float().cpu()
+    with torch.inference_mode():
+        common["prompt_embeds"] = embeddings(prompts)
+        common["negative_prompt_embeds"] = embeddings([""] * len(prompts))
+        if guides is None:
+            side = size or pipeline.image_size
+            pictures = pipeline.text_to_image(height=side, width=side, **common).images
+        else:
+            pixels = torch.from_numpy(guides).permute(0, 3, 1, 2).float() / 255
+            pictures = pipeline.image_to_image(image=pixels, strength=float(options.strength), **common).images
+    return pictures.permute(0, 2, 3, 1).float().cpu().clone()
 
 
 def fault_of(picture: torch.Tensor) -> str:

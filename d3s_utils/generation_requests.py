@@ -97,7 +97,7 @@ def _check_names(table: pd.DataFrame) -> None:
         if not isinstance(image_id, str) or not _SAFE_NAME.fullmatch(image_id):
             raise ValueError(f"image_id must be letters, digits, '-', '_' and '.', to name a file; got {image_id!r}")
     if table["canvas"].nunique() != 1:
-        raise ValueError(f"canvas must be one size for all guides, got {sorted(table['canvas'].unique())}")
+        raise ValueError(f"canvas must be one size for all guides, got {sorted(set(table['canvas'].tolist()))}")
     unknown = [split for split in table["split"].unique() if split not in SPLITS]
     if unknown:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {unknown[0]!r}")

@@ -139,6 +139,22 @@ def truncated_prompts(pipeline: LoadedPipeline, prompts: list[str]) -> list[str]
     return [prompt for prompt, n in zip(prompts, lengths, strict=True) if n > tokenizer.model_max_length]
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep diffusers and transformers from drawing bars and repeating advice within the block."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+            library.enable_progress_bar()
+
+
 def _find_folder(generator: str, revision: str | None) -> tuple[Path, str]:
     if generator == "bundled":
         return BUNDLED_FOLDER, "bundled"
@@ -151,7 +167,7 @@ def _find_folder(generator: str, revision: str | None) -> tuple[Path, str]:
             "and there is no such folder"
         )
     try:
-        with _quiet():
+        with quiet_libraries():
             downloaded = StableDiffusionPipeline.download(generator, revision=revision, safety_checker=None)
     except Exception as error:  # the hub's client raises a dozen unrelated classes; every one means the same here
         raise PipelineError(
@@ -174,7 +190,7 @@ def _load_folder(folder: Path) -> StableDiffusionPipeline:
         kind = json.loads(index.read_text())["_class_name"]
         if kind not in _LOADED_CLASSES:
             raise PipelineError(f"generator must be a {' or '.join(sorted(_LOADED_CLASSES))}; {folder} is a {kind}")
-        with _quiet():
+        with quiet_libraries():
             return StableDiffusionPipeline.from_pretrained(
                 folder, safety_checker=None, requires_safety_checker=False, local_files_only=True
             )
@@ -189,19 +205,3 @@ def _load_folder(folder: Path) -> StableDiffusionPipeline:
 def _file_sums(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.suffix in _HASHED_SUFFIXES and path.is_file()]
     return {name: sha256_of(folder / name) for name in sorted(path.relative_to(folder).as_posix() for path in files)}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep diffusers and transformers from drawing bars and repeating advice while a model loads."""
-    libraries = (diffusers.utils.logging, transformers.utils.logging)
-    levels = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, level in zip(libraries, levels, strict=True):
-            library.set_verbosity(level)
-            library.enable_progress_bar()
