@@ -5,22 +5,22 @@ from d3s_utils.module_imports import PACKAGE, imported_modules
 FLOORS = {
     0: (
         "atomic_files", "batching", "checkpoints", "devices", "module_imports", "photos", "placing", "png_files",
-        "processes", "progress_lines", "randomness", "scene_mining", "taxonomy",
+        "probe_figures", "processes", "progress_lines", "randomness", "scene_mining", "taxonomy",
     ),
     1: (
         "classifiers", "compositing", "dependence", "figures", "masks", "metrics", "photo_sources", "pipelines",
-        "settings", "training_photos",
+        "settings",
     ),
     2: (
         "accuracy_figures", "autoencoder_training", "background_classifier", "compositing_speed", "dreaming",
         "expected_cost", "gathering", "guides", "image_safety", "intervals", "invariant_features", "notebook_run",
-        "reference_photos", "report", "training_pictures",
+        "report", "training_photos",
     ),
     3: (
-        "background_training", "diffusion_training", "dreamt_photos", "evaluation", "generation_requests",
-        "notebook_graph", "probes",
+        "background_training", "dreamt_photos", "evaluation", "generation_requests", "notebook_graph", "probes",
+        "reference_photos", "training_pictures",
     ),
-    4: ("job", "manifest"),
+    4: ("diffusion_training", "job", "manifest"),
     5: ("generation", "validation"),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

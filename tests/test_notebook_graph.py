@@ -95,7 +95,7 @@ def test_a_failed_notebook_leaves_its_copy_and_its_reason(toy, capfd):
 
 
 def test_the_second_of_two_runs_is_told(toy):
-    with exclusive(toy / "run" / ".lock"), pytest.raises(RunningError, match="another run .* is at work in"):
+    with exclusive(toy / "run" / ".lock"), pytest.raises(RunningError, match=r"another run .* is at work in"):
         run_notebooks(toy_jobs(toy, {}), toy / "run", cores=1)
     assert os.listdir(toy / "run") == [".lock"]
 

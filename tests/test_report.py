@@ -1,0 +1,107 @@
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from d3s_utils.metrics import Estimate, write_metrics
+from d3s_utils.report import gather_metrics, headline_table, number_row, write_report
+from d3s_utils.settings import Settings, load_settings
+
+METRICS = {
+    "04_classifier_evaluation": {
+        "lite0/top1_original": Estimate(0.5, 0.4, 0.6, 90),
+        "lite0/top1_drop": Estimate(0.11, 0.05, 0.2, 90),
+        "composites_per_second": Estimate(3100.4, 2900, 3300, 7),
+    },
+    "05_invariant_features": {"wasserstein/foreground_from_background": Estimate(0.125, 0.1, 0.15, 900)},
+}
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    """A run of which two notebooks are there, the first with a figure and its executed copy."""
+    settings = load_settings("mini", output_dir=tmp_path)
+    for stem, metrics in METRICS.items():
+        write_metrics(
+            settings.folder(stem), notebook=stem, profile="mini", seed=0, metrics=metrics,
+            question="Is <this> a question?", answer="11 points & more (5 to 20).",
+            headline=[next(iter(metrics))], weights={"bundled": "ab" * 32},
+        )  # fmt: skip
+    folder = settings.folder("04_classifier_evaluation")
+    title = PngInfo()
+    title.add_text("Title", "Accuracy falls in caves")
+    Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(folder / "accuracy.png", pnginfo=title)
+    (folder / "04_classifier_evaluation.ipynb").write_text("{}")
+    return settings
+
+
+def page_of(settings) -> str:
+    return write_report(settings, gather_metrics(settings)).read_text()
+
+
+def test_metrics_are_gathered_as_strict_json(settings):
+    records = gather_metrics(settings)
+    assert [stem for stem in records if stem != "00_train_mini_diffusion"] == list(METRICS)
+    gathered = json.loads((settings.run_folder / "metrics.json").read_text())
+    assert gathered["profile"] == "mini"
+    number = gathered["notebooks"]["04_classifier_evaluation"]["metrics"]["lite0/top1_drop"]
+    assert number == {"value": 0.11, "low": 0.05, "high": 0.2, "n": 90}
+
+
+def test_nothing_to_gather(tmp_path):
+    settings = load_settings("mini", output_dir=tmp_path)
+    assert gather_metrics(settings) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_are_read_as_people_read_them():
+    rows = [number_row(name, estimate) for name, estimate in METRICS["04_classifier_evaluation"].items()]
+    assert [row.name for row in rows] == ["lite0: top-1 original", "lite0: top-1 drop", "composites per second"]
+    assert [row.value for row in rows] == ["50.0 %", "11.0 points", "3100"]
+    assert rows[1].interval == "5.0 to 20.0"
+
+
+def test_the_terminal_gets_the_headline(settings):
+    table = headline_table({stem: record for stem, record in gather_metrics(settings).items() if stem in METRICS})
+    assert re.search(r"04_classifier_evaluation +lite0: top-1 original +50\.0 % +40\.0 to 60\.0 +90", table)
+    assert "drop" not in table
+
+
+def test_the_page_stands_alone(settings):
+    page = page_of(settings)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    assert "<script" not in page
+    assert not re.search(r"(src|href)\s*=\s*[\"'](https?:)?//", page)
+    assert not re.search(r"url\(|@import", page)
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+
+
+def test_the_page_says_what_was_found(settings):
+    page = page_of(settings)
+    assert "Is &lt;this&gt; a question?" in page, "text is text, not markup"
+    assert "11 points &amp; more" in page
+    assert "<figcaption>Accuracy falls in caves</figcaption>" in page
+    assert 'href="04_classifier_evaluation/04_classifier_evaluation.ipynb"' in page
+    assert 'href="05_invariant_features/05_invariant_features.ipynb"' not in page, "it is not there"
+    assert "sha256 " + "ab" * 32 in page
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it(settings, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    page_of(settings)
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+        f"--user-data-dir={tmp_path / 'browser'}", "--window-size=390,1200", "--dump-dom",
+        (settings.run_folder / "report.html").as_uri(),
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "Where the numbers come from" in shown.stdout
+    assert "Refused to" not in shown.stderr, "the page's own policy let everything in it pass"
