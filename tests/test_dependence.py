@@ -72,7 +72,7 @@ def test_estimate_of_shifted_gaussians_is_the_shift(shift):
     with torch.no_grad():
         first = torch.randn(4000, 3, generator=generator) + shift * direction
         estimate = critic(first).mean() - critic(torch.randn(4000, 3, generator=generator)).mean()
-    assert estimate.item() == pytest.approx(shift * (1 + shift / 20), abs=0.12 + 0.05 * shift)
+    assert estimate.item() == pytest.approx(shift * (1 + shift / 20), abs=0.15 + 0.075 * shift)
 
 
 def test_pairs_keep_the_marginals_and_only_the_joint_keeps_who_belongs_to_whom():
