@@ -1,17 +1,20 @@
-"""The small variational autoencoder of the bundled diffusion model: 64 x 64 pixels to 8 x 8 latents."""
+"""The small variational autoencoder of the bundled diffusion model: 64 x 64 pixels to 16 x 16 latents of 4 channels."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
 from d3s_utils.checkpoints import train_with_checkpoints
 from d3s_utils.classifiers import load_bundled_classifier
+from d3s_utils.intervals import bootstrap_mean
+from d3s_utils.metrics import Estimate
 from d3s_utils.randomness import numpy_generator, torch_generator
 
 
-def make_autoencoder(*, latent_channels: int = 8, channels: tuple[int, ...] = (32, 64, 128, 128)) -> AutoencoderKL:
+def make_autoencoder(*, latent_channels: int = 4, channels: tuple[int, ...] = (32, 64, 128)) -> AutoencoderKL:
     """Return an untrained diffusers autoencoder that halves the side once a level after the first."""
     return AutoencoderKL(
         block_out_channels=channels,
@@ -71,6 +74,7 @@ def train_autoencoder(
     perceptual_weight: float = 0.1,
     kl_weight: float = 1e-3,
     learning_rate: float = 1e-3,
+    freeze_encoder: bool = False,
     checkpoint_every: int = 100,
 ) -> Iterator[dict]:
     """Train on crops, and on whole photos for the last `whole_share` of the steps (a quarter as many a batch).
@@ -79,11 +83,15 @@ def train_autoencoder(
 
     Args:
         photos: uint8, shape (n, 3, 64, 64).
+        freeze_encoder: Train the decoder alone. Latents stay as they are, so this may go on while a diffusion model
+            learns them, or after.
 
     Yields:
         Records of `train_with_checkpoints`.
     """
     perceptual = PerceptualDistance() if perceptual_weight > 0 else None
+    for part in (autoencoder.encoder, autoencoder.quant_conv):
+        part.requires_grad_(not freeze_encoder)
     whole_from = int(steps * (1 - whole_share))
 
     def loss_at_step(step: int) -> torch.Tensor:
@@ -95,7 +103,8 @@ def train_autoencoder(
             seed=seed,
             step=step,
         ).to(memory_format=torch.channels_last)
-        posterior = autoencoder.encode(pixels).latent_dist
+        with torch.set_grad_enabled(not freeze_encoder):
+            posterior = autoencoder.encode(pixels).latent_dist
         latents = posterior.sample(generator=torch_generator(seed, "posterior", step))
         decoded = autoencoder.decode(latents).sample
         loss = (decoded - pixels).abs().mean() + kl_weight * posterior.kl().mean() / latents[0].numel()
@@ -108,5 +117,23 @@ def train_autoencoder(
         learning_rate=learning_rate,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
-        description="autoencoder",
+        description="decoder" if freeze_encoder else "autoencoder",
     )
+
+
+@torch.inference_mode()
+def reconstruct(autoencoder: AutoencoderKL, pictures: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    """Return uint8 pictures (n, h, w, 3) after encoding (to the mean of each latent) and decoding."""
+    decoded = []
+    for start in range(0, len(pictures), batch_size):
+        batch = torch.from_numpy(pictures[start : start + batch_size]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batch = batch.to(autoencoder.device, memory_format=torch.channels_last)
+        result = autoencoder.decode(autoencoder.encode(batch).latent_dist.mean).sample
+        decoded.append(((result.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(decoded)
+
+
+def reconstruction_error(autoencoder: AutoencoderKL, pictures: np.ndarray, *, seed: int = 0) -> Estimate:
+    """Return the mean absolute error of `reconstruct` in grey levels (0 to 255), over pictures (n, h, w, 3)."""
+    error = np.abs(reconstruct(autoencoder, pictures).astype(np.int16) - pictures).mean((1, 2, 3))
+    return bootstrap_mean(error, seed=seed)

@@ -11,7 +11,7 @@ from d3s_utils.masks import ellipse_mask, grabcut_mask
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.scene_mining import make_cave, make_night, make_rain, name_backgrounds
 from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class, object_prompt, scene_prompt
-from d3s_utils.training_photos import random_crop
+from d3s_utils.training_photos import make_scenes, random_crop
 
 KINDS = ("object", "scene", "composite")
 # Where a rule on the colours outside an object's box may name its background: elsewhere it errs too often.
@@ -54,7 +54,8 @@ def object_pictures(table: pd.DataFrame, pixels: np.ndarray, *, copies: np.ndarr
         pixels: uint8, shape (n, side, side, 3).
     """
     outside = np.ones(pixels.shape[:3], bool)
-    for row, (left, top, right, bottom) in enumerate(table["bbox_xyxy"]):
+    for row, box in enumerate(table["bbox_xyxy"]):
+        left, top, right, bottom = box if box is not None else (0, 0, pixels.shape[2], pixels.shape[1])
         outside[row, top : bottom + 1, left : right + 1] = False
     named = np.full(len(table), "", object)
     roomy = outside.mean((1, 2)) > 0.25
@@ -75,14 +76,15 @@ def cut_out_objects(table: pd.DataFrame, pixels: np.ndarray) -> tuple[np.ndarray
     """Return the masks of the objects that GrabCut can part from their photo, and the rows they are of.
 
     A mask that fills less than a quarter of its box, or more than 0.97 of it, becomes the box's ellipse; boxes that
-    cover less than a tenth of the photo are left out.
+    cover less than a tenth of the photo are left out. Without a box, the object is looked for in the middle.
 
     Returns:
         float32 masks in [0, 1], shape (m, side, side), and rows of `table`, shape (m,).
     """
     masks, rows = [], []
     side = pixels.shape[1]
-    for row, (left, top, right, bottom) in enumerate(tqdm(table["bbox_xyxy"], desc="cutting out", mininterval=10)):
+    for row, found in enumerate(tqdm(table["bbox_xyxy"], desc="cutting out", mininterval=10)):
+        left, top, right, bottom = found if found is not None else (side // 10, side // 10, 9 * side // 10, side - 1)
         box = (int(left), int(top), int(right) + 1, int(bottom) + 1)
         area = (box[2] - box[0]) * (box[3] - box[1])
         if area < 0.1 * side * side:
@@ -90,11 +92,11 @@ def cut_out_objects(table: pd.DataFrame, pixels: np.ndarray) -> tuple[np.ndarray
         mask = None
         if area < 0.9 * side * side:
             try:
-                mask = grabcut_mask(pixels[row], box, iterations=2, side=side)
+                mask = grabcut_mask(pixels[row], box, iterations=2, side=side) / 255.0
             except ValueError:  # nothing stands out from its surroundings
                 mask = None
         if mask is None or not 0.25 * area < mask.sum() < 0.97 * area:
-            mask = ellipse_mask(pixels.shape[1:3], box)
+            mask = ellipse_mask(pixels.shape[1:3], box) / 255.0
         masks.append(mask.astype(np.float32))
         rows.append(row)
     return np.stack(masks), np.array(rows)
@@ -162,3 +164,55 @@ def _compose(photo: np.ndarray, mask: np.ndarray, scene: np.ndarray, background:
         canvas = lit * (1 - kept) + kept * (0.35 * lit + 0.65 * picture / 255.0 * np.array([0.8, 0.7, 0.58]))
         return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
     return picture
+
+
+def gather_training_pictures(
+    objects: tuple[pd.DataFrame, np.ndarray],
+    scenes: tuple[pd.DataFrame, np.ndarray],
+    *,
+    synsets: list[str],
+    per_background: int = 900,
+    composites: int = 20000,
+    copies: int = 4,
+    seed: int,
+) -> TrainingPictures:
+    """Return everything the model learns from, from the photos of split "generator" alone.
+
+    Args:
+        objects: `read_photos` of objects, scenes likewise.
+        synsets: The classes to learn.
+        per_background: Scenes of each background.
+        composites: Objects pasted into scenes, over all classes and backgrounds.
+        copies: Times that each object photo is used (plain, mirrored, cropped).
+
+    Raises:
+        ValueError: If a class has no photo in the split.
+    """
+    table, pixels = (
+        part[_of_generator(objects[0], synsets)] for part in (objects[0].reset_index(drop=True), objects[1])
+    )
+    table = table.reset_index(drop=True)
+    missing = sorted(set(synsets) - set(table["synset"]))
+    if missing:
+        raise ValueError(f"synsets must have photos to learn from, got none of {', '.join(missing)}")
+    mine = _of_generator(scenes[0])
+    photos, names = scenes[1][mine], scenes[0]["class_name"].to_numpy()[mine]
+    plain = object_pictures(table, pixels, copies=np.full(len(table), copies), seed=seed)
+    scenery, shown = make_scenes(photos, names, per_background=per_background, seed=seed)
+    dry, below = make_scenes(photos, names, per_background=per_background, seed=seed + 1, weather=False)
+    masks, rows = cut_out_objects(table, pixels)
+    counts = table["synset"].map(table["synset"].value_counts()).to_numpy()
+    pasted = composite_pictures(
+        pixels[rows], masks, table["synset"].to_numpy()[rows], dry, below,
+        weights=1 / counts[rows], count=composites, seed=seed,
+    )  # fmt: skip
+    alone = pd.DataFrame({"kind": "scene", "synset": "", "background": shown})
+    return TrainingPictures(
+        np.concatenate([plain.pixels, scenery, pasted.pixels]),
+        pd.concat([plain.table, alone, pasted.table], ignore_index=True),
+    )
+
+
+def _of_generator(table: pd.DataFrame, synsets: list[str] | None = None) -> np.ndarray:
+    rows = (table["split"] == "generator").to_numpy()
+    return rows if synsets is None else rows & table["synset"].isin(synsets).to_numpy()
