@@ -13,7 +13,7 @@ FLOORS = {
     ),
     2: (
         "accuracy_figures", "autoencoder_training", "background_classifier", "compositing_speed", "dreaming",
-        "expected_cost", "gathering", "guides", "image_safety", "intervals", "invariant_features", "notebook_run",
+        "expected_cost", "gathering", "generation_figures", "guide_distance", "guides", "image_safety", "intervals", "invariant_features", "notebook_run",
         "report", "training_photos",
     ),
     3: (
@@ -22,6 +22,7 @@ FLOORS = {
     ),
     4: ("diffusion_training", "job", "manifest"),
     5: ("generation", "validation"),
+    6: ("generation_speed",),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 
