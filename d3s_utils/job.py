@@ -118,17 +118,19 @@ def parse_assignments(text: str) -> dict[str, Any]:
 
 
 def notebook_jobs(settings: Settings) -> list[NotebookJob]:
-    """Return the job's notebooks, each after those it needs, with the parameters that `settings` give them."""
+    """Return the job's notebooks, each after those it needs, with the parameters that `settings` give them.
+
+    Raises:
+        SettingsError: If a notebook is not there.
+    """
     jobs = []
     for stem, needs in NEEDS.items():
         notebook = find_root() / "notebooks" / f"{stem}.ipynb"
         if not notebook.exists():
-            continue
+            raise SettingsError(f"the job needs the notebook {notebook}, which is not there")
         places = [getattr(settings, name) for name in SOURCES if name in NOTEBOOK_SETTINGS[stem]]
         sources = tuple(Path(place) for place in places if place and Path(place).exists())
         jobs.append(NotebookJob(notebook, needs, settings.of_notebook(stem), sources))
-    if not jobs:
-        raise SettingsError(f"there are no notebooks in {find_root() / 'notebooks'}")
     return jobs
 
 

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from d3s_utils.settings import find_root
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's root."""
-    return find_root()
+    return ROOT
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real photos, which is not part of the repository; a test that needs it is skipped without it."""
-    folder = Path(os.environ.get("D3S_SHARED_DATA") or find_root().parent / "shared" / "data")
+    folder = Path(os.environ.get("D3S_SHARED_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no real photos at {folder}; set D3S_SHARED_DATA to a folder that has them")
     return folder
