@@ -13,7 +13,8 @@ FLOORS = {
     ),
     2: (
         "accuracy_figures", "autoencoder_training", "background_classifier", "compositing_speed", "dreaming",
-        "expected_cost", "gathering", "generation_figures", "guide_distance", "guides", "image_safety", "intervals", "invariant_features", "notebook_run",
+        "expected_cost", "gathering", "generation_figures", "guide_distance", "guides", "image_safety", "intervals",
+        "invariant_features", "notebook_run",
         "report", "training_photos",
     ),
     3: (
