@@ -22,24 +22,35 @@ def place_shares(guides: pd.DataFrame) -> pd.DataFrame:
     return guides[["image_id", "foreground_id"]].assign(**shares, **(rooms + 1))[free].reset_index(drop=True)
 
 
-def uniformity(shares: pd.DataFrame, *, bins: int = 4) -> float:
-    """Return how likely places this uneven are if all are equally likely: the chi-squared test's p-value, in [0, 1].
+def place_counts(shares: pd.DataFrame, *, bins: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many foregrounds lie in each part of their room, and how many even chances would give.
 
     Args:
         shares: Of `place_shares`, at least one row, all with the same room.
-        bins: Bins a side; they hold equally many places up to one, which the expected counts take into account.
+        bins: Parts a side, or as many as there are places. They hold equally many places up to one.
+
+    Returns:
+        Two arrays of shape (bins, bins), from the top and from the left.
+
+    Raises:
+        ValueError: If `shares` is empty or its rooms differ.
     """
-    rooms = shares[["left_room", "top_room"]].iloc[0].astype(int)
-    sides = {"left": rooms.iloc[0], "top": rooms.iloc[1]}
+    if len(shares[["left_room", "top_room"]].drop_duplicates()) != 1:
+        raise ValueError(f"shares must be of places in one room, got {len(shares)} rows of different rooms or none")
     bin_of, expected = {}, {}
-    for side, room in sides.items():
+    for side in ("top", "left"):
+        room = int(shares[f"{side}_room"].iloc[0])
         bin_of_place = np.arange(room) * min(bins, room) // room
         expected[side] = np.bincount(bin_of_place) / room
         bin_of[side] = bin_of_place[np.round(shares[f"{side}_share"] * (room - 1)).astype(int)]
     counts = np.zeros((len(expected["top"]), len(expected["left"])))
     np.add.at(counts, (bin_of["top"], bin_of["left"]), 1)
-    probabilities = np.outer(expected["top"], expected["left"])
-    return 1.0 if counts.size == 1 else float(chisquare(counts.ravel(), probabilities.ravel() * len(shares)).pvalue)
+    return counts, np.outer(expected["top"], expected["left"]) * len(shares)
+
+
+def uniformity(counts: np.ndarray, expected: np.ndarray) -> float:
+    """Return how likely counts this uneven are if all places are equally likely: the chi-squared p-value, in [0, 1]."""
+    return 1.0 if counts.size == 1 else float(chisquare(counts.ravel(), expected.ravel()).pvalue)
 
 
 def coverage(guides: pd.DataFrame, *, canvas: int) -> np.ndarray:
@@ -52,11 +63,14 @@ def coverage(guides: pd.DataFrame, *, canvas: int) -> np.ndarray:
     return corners.cumsum(0).cumsum(1)[:canvas, :canvas] / len(guides)
 
 
-def draw_places(shares: pd.DataFrame, ax: Axes, *, bins: int = 8) -> Axes:
-    """Draw how many foregrounds lie at each place in their room, and the count that equal chances would give."""
-    counts, _, _ = np.histogram2d(shares.top_share, shares.left_share, bins=bins, range=[[0, 1], [0, 1]])
-    picture = ax.imshow(counts, cmap="cividis", vmin=0, extent=(0, 1, 1, 0))
-    ax.figure.colorbar(picture, ax=ax, label=f"guides a cell (even: {len(shares) / bins**2:.1f})", shrink=0.8)
+def draw_places(counts: np.ndarray, expected: np.ndarray, ax: Axes) -> Axes:
+    """Draw the counts of `place_counts` over those that even chances would give, each with its number."""
+    picture = ax.imshow(counts / expected, cmap="cividis", vmin=0, vmax=2, extent=(0, 1, 1, 0))
+    ax.figure.colorbar(picture, ax=ax, label="guides over the number that even chances give", shrink=0.8)
+    height, width = counts.shape
+    for (row, column), count in np.ndenumerate(counts):
+        place = (column + 0.5) / width, (row + 0.5) / height
+        ax.text(*place, f"{count:.0f}", ha="center", va="center", color="white", fontsize=9)
     ax.set_xlabel("left edge, share of the free room")
     ax.set_ylabel("top edge, share of the free room")
     return ax
