@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             _say_results(settings)
         else:
             flags = shlex.split(options.snakemake_flags)
+            print(f"Profile {settings.profile}, {len(jobs)} notebooks into {settings.run_folder}", flush=True)
             ran = run_notebooks(jobs, settings.run_folder, cores=options.cores, snakemake_flags=flags)
             print(f"Ran {', '.join(ran)}." if ran else "Nothing to do: every notebook is up to date.")
             _say_results(settings)

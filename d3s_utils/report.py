@@ -20,7 +20,7 @@ TEMPLATE = "report_template.html"
 MODEL_FOLDER = Path(__file__).parent / "models" / "mini_diffusion"
 TRAINING_STEM = "00_train_mini_diffusion"
 # A metric with one of these words is a share of 1 and is shown in percent; a drop in percentage points.
-_SHARES = {"agreement", "accuracy", "top1", "top5", "in9", "share", "rate", "kept", "from", "recall", "precision"}
+_SHARES = set("acceptance accuracy agreement from in9 kept precision rate recall share top1 top5".split())
 _WORDS = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}
 
 
@@ -144,11 +144,12 @@ def _section(settings: Settings, stem: str, record: Mapping[str, Any]) -> dict[s
     shown = {row.name for row in headline}
     rest = [number_row(name, estimate) for name, estimate in record["metrics"].items()]
     executed = folder / f"{stem}.ipynb"
+    title, question = _title(stem), record.get("question", "")
     return {
         "stem": stem,
         "number": stem.split("_")[0],
-        "title": _title(stem),
-        "question": record.get("question", ""),
+        "title": title,
+        "question": "" if question == title else question,
         "answer": record.get("answer", ""),
         "headline": headline,
         "rest": [row for row in rest if row.name not in shown],
