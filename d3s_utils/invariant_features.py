@@ -65,9 +65,10 @@ class PictureSplit:
     test_features: np.ndarray
     left_out: int
 
-    def numbers(self, label: str) -> np.ndarray:
-        """Return the training pictures' ``foreground`` or ``background`` as 0, 1, … in alphabetical order."""
-        return np.unique(self.train[label].to_numpy(str), return_inverse=True)[1]
+    def numbers(self, label: str, pictures: pd.DataFrame) -> np.ndarray:
+        """Return the ``foreground`` or ``background`` of `train` or `test` as 0, 1, … in alphabetical order."""
+        names = np.unique(self.train[label].to_numpy(str))
+        return np.searchsorted(names, pictures[label].to_numpy(str))
 
 
 @dataclass(frozen=True)

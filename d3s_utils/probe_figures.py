@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.manifold import TSNE
 
 METHOD_COLORS = {"none": "#ee7733", "wasserstein": "#0077bb", "published": "0.2"}  # Paul Tol's "vibrant" scheme
 _OTHER_METHOD = "#009988"
@@ -81,20 +82,25 @@ def draw_probe_intervals(probes: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
     return ax
 
 
-def discriminant_plane(train_features: np.ndarray, train_labels: Sequence[str], features: np.ndarray) -> np.ndarray:
-    """Return where pictures lie in the plane that best separates the labels of the training pictures.
+def discriminant_map(
+    train_features: np.ndarray, train_labels: Sequence[str], features: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """Return where pictures lie on a map of all that separates the labels of the training pictures linearly.
 
-    The plane is spanned by the first two linear discriminants; with two labels there is only one, and the second
-    coordinate is zero.
+    The features are reduced to the linear discriminants, one fewer than there are labels, and those are laid out in a
+    plane by t-SNE, which keeps neighbours together; distances and axes mean nothing.
 
     Args:
-        train_features, features: Shape (n, width) and (m, width).
+        train_features, features: Shape (n, width) and (m, width), m of at least 2.
+        seed: Of t-SNE.
 
     Returns:
         Shape (m, 2).
     """
     discriminants = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1).fit(train_features, train_labels)
-    return np.pad(discriminants.transform(features), ((0, 0), (0, 1)))[:, :2]
+    places = discriminants.transform(features)
+    perplexity = min(30.0, (len(places) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="random", random_state=seed % 2**32).fit_transform(places)
 
 
 def draw_scatter(

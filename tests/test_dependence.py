@@ -10,6 +10,7 @@ from d3s_utils.dependence import (
     gradient_penalty,
     make_critic,
     make_dependence,
+    measure_dependence,
 )
 from d3s_utils.randomness import torch_generator
 
@@ -103,25 +104,24 @@ def test_penalty_does_not_change_when_a_constant_is_added_to_the_critic():
     assert values[0] == pytest.approx(values[1], abs=1e-5)
 
 
-def test_a_dependent_label_scores_higher_than_an_independent_one():
-    estimates = {}
+def test_a_fresh_critic_finds_dependence_on_new_pictures_and_none_where_there_is_none():
+    generator = torch_generator(0, "pictures")
+    measured = {}
     for name, strength in (("dependent", 2.0), ("independent", 0.0)):
-        dependence = make_dependence(
-            "wasserstein", feature_width=8, label_count=4, seed=0, critic_width=32, learning_rate=3e-3
-        )
-        generator = torch_generator(0, "batches")
-        for _ in range(120):
-            labels = torch.randint(4, (128,), generator=generator)
-            features = torch.randn(128, 8, generator=generator)
+        sets = []
+        for count in (600, 2000):
+            labels = torch.arange(count) % 4
+            features = torch.randn(count, 8, generator=generator)
             features[:, :4] += strength * torch.nn.functional.one_hot(labels, 4)
-            dependence.fit_step(features, labels)
-        labels = torch.randint(4, (4000,), generator=generator)
-        features = torch.randn(4000, 8, generator=generator)
-        features[:, :4] += strength * torch.nn.functional.one_hot(labels, 4)
-        with torch.no_grad():
-            estimates[name] = dependence.penalty(features, labels).item()
-    assert abs(estimates["independent"]) < 0.15
-    assert estimates["dependent"] > 0.8
+            sets.append((features, labels))
+        measured[name] = measure_dependence(*sets, seed=0, steps=100)
+    assert abs(measured["independent"]) < 0.15
+    assert measured["dependent"] > 0.8
+
+
+def test_a_fresh_critic_refuses_labels_that_do_not_fit():
+    with pytest.raises(ValueError, match="test must have a label for each of 4 features, got 3"):
+        measure_dependence((_points(4, 2), torch.arange(4)), (_points(4, 2), torch.arange(3)), seed=0)
 
 
 @pytest.mark.parametrize("method", sorted(DEPENDENCES))

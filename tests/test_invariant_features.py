@@ -180,8 +180,8 @@ def test_pictures_are_parted_and_those_with_an_unknown_label_are_counted(validat
     assert data.test["foreground_id"].tolist() == list("ef")
     assert (data.train_features[:, 0].tolist(), data.test_features[:, 0].tolist()) == ([0, 2, 4, 6], [8, 10])
     assert data.left_out == 1
-    assert data.numbers("foreground").tolist() == [1, 0, 1, 0]
-    assert data.numbers("background").tolist() == [1, 1, 0, 0]
+    assert data.numbers("foreground", data.train).tolist() == [1, 0, 1, 0]
+    assert data.numbers("background", data.test).tolist() == [1, 0]
 
 
 def test_pictures_that_cannot_be_parted_are_named(validated):
