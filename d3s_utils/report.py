@@ -21,7 +21,8 @@ MODEL_FOLDER = Path(__file__).parent / "models" / "mini_diffusion"
 TRAINING_STEM = "00_train_mini_diffusion"
 # A metric with one of these words is a share of 1 and is shown in percent; a drop in percentage points.
 _SHARES = {
-    "acceptance", "accuracy", "agreement", "from", "in9", "kept", "precision", "rate", "recall", "share", "top1", "top5",
+    "acceptance", "accuracy", "agreement", "from", "in9", "kept", "precision", "rate", "recall", "share", "top1",
+    "top5",
 }  # fmt: skip
 _WORDS = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}
 
