@@ -21,16 +21,23 @@ FOLDER = "01_compositing"  # below a run's folder
 
 
 def centre_square(pixels: np.ndarray, *, box: Sequence[int] | None = None) -> np.ndarray:
-    """Return the largest square of a picture, shape (s, s, …) with s its shorter side.
+    """Return the largest square in the middle of a picture, as in D3S, or the square around its object.
 
     Args:
         pixels: Shape (h, w, …).
-        box: Where the object is, (left, top, right, bottom) in pixels; the square's centre comes as near to the
-            box's as the picture allows. Without a box the square is the picture's middle, as in D3S.
+        box: Where the object is, (left, top, right, bottom) in pixels, if that is known. The square is then 1.2 times
+            as wide as the box's longer side, but at least half and at most all of the picture's shorter side, and its
+            centre comes as near to the box's as the picture allows.
+
+    Returns:
+        Shape (s, s, …).
     """
     height, width = pixels.shape[:2]
-    side = min(height, width)
-    centre_x, centre_y = (width / 2, height / 2) if box is None else ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    side, centre_x, centre_y = min(height, width), width / 2, height / 2
+    if box is not None:
+        left, top, right, bottom = box
+        side = min(max(math.ceil(1.2 * max(right - left, bottom - top)), math.ceil(side / 2)), side)
+        centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
     left = min(max(math.floor(centre_x - side / 2), 0), width - side)
     top = min(max(math.floor(centre_y - side / 2), 0), height - side)
     return pixels[top : top + side, left : left + side]

@@ -22,7 +22,7 @@ def mask_of(
 
     Args:
         photo: The photo.
-        mode: One of `MODES`. "auto" takes the first there is of alpha, mask file, GrabCut in the box, none.
+        mode: One of `MODES`. "auto" takes the first there is of alpha and mask file, or none.
         box: Where the object is; the middle 80 % of the photo where None.
         mask_file: The mask as a picture, for the mode "file".
 
@@ -61,8 +61,7 @@ def check_mask(photo: Photo, *, mode: str, box: Sequence[int] | None = None, mas
     if mode not in MODES:
         raise ValueError(f"mask_mode must be one of {', '.join(MODES)}, got {mode!r}")
     if mode == "auto":
-        mode = "alpha" if photo.alpha is not None else "file" if mask_file is not None else "grabcut"
-        mode = "none" if mode == "grabcut" and box is None else mode
+        mode = "alpha" if photo.alpha is not None else "file" if mask_file is not None else "none"
     if mode == "alpha":
         alpha_mask(photo)
     elif mode == "file" and mask_file is None:

@@ -96,7 +96,7 @@ class Settings(BaseModel):
     photos: Place | None = Field(description="folder, parquet file or hub id of foreground photos; null dreams them")
     templates: Place | None = Field(description="folder, parquet file or hub id of scenes; null dreams them")
     mask_mode: Literal["none", "auto", "alpha", "file", "grabcut", "ellipse"] = Field(
-        description="where masks come from; none pastes the rectangle, as D3S does; auto takes what there is"
+        description="where masks come from; auto uses alpha and mask files; none pastes the rectangle, as in D3S"
     )
     dream_guidance_scale: float = Field(ge=1, description="guidance when foregrounds and scenes are dreamt, at least 1")
     dream_steps: Count = Field(description="denoising steps when foregrounds and scenes are dreamt, at least 1")

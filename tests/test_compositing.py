@@ -147,6 +147,7 @@ def test_squares():
     np.testing.assert_array_equal(centre_square(pixels), pixels[:, 2:8])
     np.testing.assert_array_equal(centre_square(pixels, box=(8, 0, 10, 6)), pixels[:, 4:10])
     np.testing.assert_array_equal(centre_square(pixels.T, box=(0, 0, 6, 4)), pixels.T[:6])
+    np.testing.assert_array_equal(centre_square(pixels, box=(7, 1, 9, 3)), pixels[0:3, 6:9])  # half the shorter side
     square = padded_square(pixels)
     assert square.shape == (10, 10)
     np.testing.assert_array_equal(square[2:8], pixels)

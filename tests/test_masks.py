@@ -63,11 +63,9 @@ def test_alpha_and_file_masks_come_as_they_are():
 def test_auto_takes_the_first_there_is():
     pixels, alpha = np.zeros((96, 96, 3), np.uint8), disc().astype(np.uint8) * 255
     mask_file = Photo(np.repeat(alpha[..., None], 3, axis=2))
-    box = (10, 10, 50, 50)
-    assert check_mask(Photo(pixels, alpha), mode="auto", box=box, mask_file=mask_file) == "alpha"
-    assert check_mask(Photo(pixels), mode="auto", box=box, mask_file=mask_file) == "file"
-    assert check_mask(Photo(pixels), mode="auto", box=box) == "grabcut"
-    assert check_mask(Photo(pixels), mode="auto") == "none"
+    assert check_mask(Photo(pixels, alpha), mode="auto", mask_file=mask_file) == "alpha"
+    assert check_mask(Photo(pixels), mode="auto", mask_file=mask_file) == "file"
+    assert check_mask(Photo(pixels), mode="auto", box=(10, 10, 50, 50)) == "none"
 
 
 def test_what_cannot_be_masked_says_why():

@@ -95,7 +95,7 @@ def test_real_photos(root, tmp_path, generator, shared_data):
     scenes.to_parquet(tmp_path / "scenes.parquet")
     folder, tables, _ = run(
         root, tmp_path, generator=generator, photos=str(tmp_path / "photos.parquet"),
-        templates=str(tmp_path / "scenes.parquet"), mask_mode="auto",
+        templates=str(tmp_path / "scenes.parquet"), mask_mode="grabcut",
     )  # fmt: skip
     assert set(tables["foregrounds"].synset) == set(TINY["classes"])
     assert set(tables["foregrounds"].mask_mode) == {"grabcut"}
