@@ -235,9 +235,10 @@ def _dream_all(pipeline, prompts, seeds, guides, options, batch_size, descriptio
     return np.stack(pictures)
 
 
-def progress_bar(*, total: int, description: str, initial: int = 0) -> tqdm:
+def progress_bar(*, total: int, description: str, initial: int = 0, disable: bool = False) -> tqdm:
     """Return a bar for pictures on standard output, with pictures a second and the time left."""
-    return tqdm(total=total, initial=initial, desc=description, unit="image", file=sys.stdout, mininterval=1.0)
+    options = {"unit": "image", "file": sys.stdout, "mininterval": 1.0, "disable": disable}
+    return tqdm(total=total, initial=initial, desc=description, **options)
 
 
 def _check_side(pipeline: LoadedPipeline, side: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,7 @@ def generate(
     shard: tuple[int, int] = (0, 1),
     max_attempts: int = 3,
     other_run: str = "refuse",
+    progress: bool = True,
 ) -> GenerationReport:
     """Make the picture of every request that has none yet, and record each as soon as it is on the disk.
 
@@ -112,6 +114,7 @@ def generate(
             call without a shard gathers them.
         max_attempts: How often a picture that is not finite or black is tried, each time with a new recorded seed.
         other_run: What to do with pictures of other settings in the folder: ``refuse`` or ``set_aside``.
+        progress: Whether to draw bars.
 
     Raises:
         OtherRunError: If the folder holds another run and `other_run` is ``refuse``.
@@ -132,16 +135,16 @@ def generate(
     wanted = {row["image_id"]: {"file_name": f"{row['image_id']}.png", **row, **model} for row in own}
     with locked(images):
         moved = set_aside(images) if other_run == "set_aside" and not _is_same_run(images, wanted) else None
-        found = recover(images, wanted, progress=_verification_bar)
+        found = recover(images, wanted, progress=partial(_verification_bar, shown=progress))
         repaired = dict(found.dropped)
         for part in sorted(images.parent.glob(f"{images.name}.shards/*-of-*[0-9]")):
             merge_shard(images, part, wanted)
-            found = recover(images, wanted, progress=_verification_bar)
+            found = recover(images, wanted, progress=partial(_verification_bar, shown=progress))
             repaired |= found.dropped
             shutil.rmtree(part)
         run = _Run(wanted, found.rows, images, Path(root), pipeline, options, max_attempts)
         start = time.perf_counter()
-        run.make_all(batch_size)
+        run.make_all(batch_size, progress=progress)
         write_rows(images, {image_id: run.rows[image_id] for image_id in wanted if image_id in run.rows})
     return GenerationReport(
         requested=len(wanted),
@@ -186,11 +189,13 @@ class _Run:
         self._options = options
         self._embeddings = PromptEmbeddings(pipeline)
 
-    def make_all(self, batch_size: int) -> None:
+    def make_all(self, batch_size: int, *, progress: bool) -> None:
         """Dream, check and write in turn; encoding and writing go on while the next batch is dreamt."""
         self.batch_size = batch_size
         pending = deque(_attempt(row, 1) for image_id, row in self._wanted.items() if image_id not in self.rows)
-        bar = progress_bar(total=len(self._wanted), initial=len(self.rows), description="dreaming")
+        bar = progress_bar(
+            total=len(self._wanted), initial=len(self.rows), description="dreaming", disable=not progress
+        )
         with ExitStack() as stack:
             self._bar = stack.enter_context(bar)
             appender = stack.enter_context(RowAppender(self._images))
@@ -289,5 +294,5 @@ def _is_same_run(images: Path, wanted: dict[str, Row]) -> bool:
     return True
 
 
-def _verification_bar(verified: Iterable[str], total: int) -> Iterable[str]:
-    return tqdm(verified, total=total, desc="verifying", unit="image", file=sys.stdout, disable=not total)
+def _verification_bar(verified: Iterable[str], total: int, *, shown: bool) -> Iterable[str]:
+    return tqdm(verified, total=total, desc="verifying", unit="image", file=sys.stdout, disable=not (shown and total))

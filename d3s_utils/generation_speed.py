@@ -41,7 +41,7 @@ def compare_speed(
                 shutil.rmtree(folder / "images", ignore_errors=True)
                 start = time.perf_counter()
                 if way == "generate":
-                    generate(some, folder / "images", pipeline, root=root, batch_size=batch_size)
+                    generate(some, folder / "images", pipeline, root=root, batch_size=batch_size, progress=False)
                 else:
                     plain_loop(some, folder / "images", pipeline, root=root)
                 seconds = time.perf_counter() - start

@@ -83,7 +83,8 @@ def load_pipeline(
     text_to_image = _load_folder(folder)
     if not isinstance(text_to_image.scheduler, DDIMScheduler):
         text_to_image.scheduler = DDIMScheduler.from_config(text_to_image.scheduler.config)
-    text_to_image.to(chosen_device, PRECISIONS[precision])
+    with quiet_libraries():  # diffusers warns of layers to be kept in float32, of which these models have none
+        text_to_image.to(chosen_device, PRECISIONS[precision])
     text_to_image.unet.to(memory_format=torch.channels_last)
     text_to_image.vae.to(memory_format=torch.channels_last)
     image_to_image = StableDiffusionImg2ImgPipeline(**text_to_image.components, requires_safety_checker=False)

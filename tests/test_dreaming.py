@@ -45,6 +45,14 @@ def largest_difference(first, second):
     return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
+def test_noise_that_is_added_back_does_not_depend_on_the_batch(pipeline, guides):
+    options = {**SETTINGS, "eta": 1.0}
+    together = dream_from_guides(pipeline, guides, PROMPTS, SEEDS, **options, batch_size=7)
+    apart = dream_from_guides(pipeline, guides, PROMPTS, SEEDS, **options, batch_size=2)
+    assert largest_difference(together, apart) <= 1
+    assert largest_difference(together, dream_from_guides(pipeline, guides, PROMPTS, SEEDS, **SETTINGS)) > 10
+
+
 def test_pictures_do_not_depend_on_batch_size_or_order(pipeline, guides):
     together = dream_from_guides(pipeline, guides, PROMPTS, SEEDS, **SETTINGS, batch_size=7)
     assert together.shape == guides.shape
