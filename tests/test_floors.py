@@ -5,21 +5,20 @@ from d3s_utils.module_imports import PACKAGE, imported_modules
 FLOORS = {
     0: (
         "atomic_files", "batching", "checkpoints", "devices", "module_imports", "photos", "placing", "png_files",
-        "probe_figures", "processes", "progress_lines", "randomness", "scene_mining", "taxonomy",
+        "probe_figures", "processes", "progress_lines", "randomness", "row_appender", "scene_mining", "taxonomy",
     ),
     1: (
-        "classifiers", "compositing", "dependence", "figures", "masks", "metrics", "photo_sources", "pipelines",
-        "settings",
+        "classifiers", "compositing", "dependence", "figures", "guide_distance", "masks", "metrics", "photo_sources",
+        "pipelines", "settings",
     ),
     2: (
-        "accuracy_figures", "autoencoder_training", "background_classifier", "compositing_speed", "dreaming",
-        "expected_cost", "gathering", "generation_figures", "guide_distance", "guides", "image_safety", "intervals",
-        "invariant_features", "notebook_run",
-        "report", "training_photos",
+        "accuracy_figures", "background_classifier", "compositing_speed", "dreaming", "expected_cost", "gathering",
+        "generation_figures", "guides", "image_safety", "intervals", "invariant_features", "notebook_run", "report",
+        "training_photos",
     ),
     3: (
-        "background_training", "dreamt_photos", "evaluation", "generation_requests", "notebook_graph", "probes",
-        "reference_photos", "training_pictures",
+        "autoencoder_training", "background_training", "dreamt_photos", "evaluation", "generation_requests",
+        "notebook_graph", "probes", "reference_photos", "training_pictures",
     ),
     4: ("diffusion_training", "job", "manifest"),
     5: ("generation", "validation"),
