@@ -26,25 +26,23 @@ def make_tokenizer(*, words: int = 4096, longest: int = 64) -> CLIPTokenizer:
         words: Size of the vocabulary.
         longest: Tokens a prompt may have, with its start and end.
     """
-    specials = ["<|startoftext|>", "<|endoftext|>"]
-    trained = Tokenizer(models.BPE(unk_token=specials[1], end_of_word_suffix="</w>"))
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.normalizer = normalizers.Lowercase()
     trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)])
     trainer = trainers.BpeTrainer(
         vocab_size=words,
-        special_tokens=specials,
+        # Every byte can end a word. Named here, such pieces get fixed places; the trainer's own order is random.
+        special_tokens=["<|startoftext|>", "<|endoftext|>", *(letter + "</w>" for letter in letters)],
         end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=letters,
         show_progress=False,
     )
     prompts = [object_prompt(c, background=b) for c in imagenet_classes() for b in ("grass", "night")]
     prompts += [scene_prompt(b) for b in BACKGROUNDS] * 50
     trained.train_from_iterator(prompts, trainer)
     byte_pairs = json.loads(trained.to_str())["model"]
-    vocabulary = byte_pairs["vocab"]
-    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):  # every byte can end a word
-        vocabulary.setdefault(letter + "</w>", len(vocabulary))
-    merges = [tuple(pair) for pair in byte_pairs["merges"]]
+    vocabulary, merges = byte_pairs["vocab"], [tuple(pair) for pair in byte_pairs["merges"]]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=longest)
 
 
@@ -250,7 +248,11 @@ def save_pipeline(
     tokenizer: CLIPTokenizer,
     scaling_factor: float,
 ) -> Path:
-    """Save a StableDiffusionPipeline in half precision that diffusers loads unchanged, and return its folder."""
+    """Save a StableDiffusionPipeline that diffusers loads unchanged, and return its folder.
+
+    U-Net and autoencoder are stored in half precision, which diffusers loads as float32. The text encoder is not:
+    transformers would load it as it lies, and half and single precision do not mix.
+    """
     autoencoder.register_to_config(scaling_factor=scaling_factor)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
@@ -262,5 +264,9 @@ def save_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for part in (autoencoder, unet):
+        part.half()
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for part in (autoencoder, unet):
+        part.float()
     return folder

@@ -98,23 +98,19 @@ def make_scenes(
     Without `weather`, night, rain and caves are the real photos that they would be made from.
     """
     found = find_scenes(photos, class_names)
+    labelled = {name: np.flatnonzero(class_names == name) for name in BACKGROUNDS if name in class_names}
+    found |= labelled
     outdoors = np.concatenate([found[name] for name in ("grass", "road", "forest", "water", "sand")])
-    outdoors = np.concatenate(
-        [outdoors, np.flatnonzero(np.isin(class_names, ["grass", "road", "forest", "water", "sand"]))]
-    )
     pictures, names = [], []
     for background in BACKGROUNDS:
         random = numpy_generator(seed, "scenes", background)
-        labelled = (class_names == background).any()
         for _ in range(per_background):
             made = background in ("rain", "cave") or (background == "night" and (not weather or random.random() < 0.67))
-            made = made and not len(labelled)
-            pool = outdoors if made and background != "cave" else found.get(background, labelled)
-            if len(labelled):
-                pool = labelled
+            made = made and background not in labelled
+            pool = outdoors if made and background != "cave" else found[background]
             if not len(pool):
                 raise ValueError(
-                    f"scenes must show every background, got no photo of {background!r} ({len(photos)} photos)"
+                    f"scenes must show every background, got none of {background!r} in {len(photos)} photos"
                 )
             picture = random_crop(photos[random.choice(pool)], random, smallest=0.6, side=side)
             pictures.append(WEATHER[background](picture, random) if made and weather else picture)

@@ -1,0 +1,71 @@
+"""Classes, superclasses, backgrounds, prompts."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from d3s_utils.taxonomy import (
+    BACKGROUNDS,
+    IN9,
+    IN9_OF_INDEX,
+    imagenet_class,
+    imagenet_classes,
+    in9_of_logits,
+    object_prompt,
+    scene_prompt,
+)
+
+
+def test_the_nine_superclasses_have_the_sizes_of_the_paper():
+    """Xiao et al. 2020, Table 3."""
+    sizes = {"dog": 116, "bird": 52, "wheeled vehicle": 42, "reptile": 36, "carnivore": 35, "insect": 27,
+             "musical instrument": 26, "primate": 20, "fish": 16}  # fmt: skip
+    assert Counter(IN9_OF_INDEX.values()) == sizes
+    assert sum(sizes.values()) == 370
+
+
+def test_the_superclasses_are_those_of_the_shared_photos(shared_data):
+    for name in ("imagenet-samples-even", "tiny-imagenet-in9", "tiny-imagenet-scenes"):
+        table = pd.read_parquet(shared_data / f"{name}.parquet", columns=["synset", "imagenet_index", "in9"])
+        for row in table.drop_duplicates("synset").itertuples():
+            imagenet = imagenet_class(row.synset)
+            assert (imagenet.index, imagenet.in9) == (row.imagenet_index, row.in9 or "")
+
+
+def test_a_class_is_found_by_synset_index_and_name():
+    lion = imagenet_class("n02129165")
+    assert (lion.index, lion.name, lion.in9) == (291, "lion", "carnivore")
+    assert imagenet_class(291) is imagenet_class("Lion") is lion
+    assert imagenet_class("golden_retriever").index == 207
+    assert len(imagenet_classes()) == len({c.synset for c in imagenet_classes()}) == 1000
+
+
+@pytest.mark.parametrize("key", ["n00000000", "dragon", 1000, -1, True, "crane", ""])
+def test_an_unknown_or_doubtful_class_is_refused(key):
+    with pytest.raises(ValueError, match="class must be an ImageNet synset") as error:
+        imagenet_class(key)
+    assert repr(key) in str(error.value)
+
+
+def test_prompts_have_the_form_of_the_paper():
+    lion = imagenet_class("lion")
+    full = object_prompt(lion, background="cave")
+    assert full.startswith("a photo of a lion, large gregarious predatory feline")
+    assert full.endswith(", in a cave")
+    assert object_prompt(lion) + ", in a cave" == full
+    assert scene_prompt("night") == "a photo of a scene, at night"
+    assert [phrase.split()[-1] for phrase in BACKGROUNDS.values()] == list(BACKGROUNDS)
+    with pytest.raises(ValueError, match=r"background must be one of grass, .*, got 'moon'"):
+        object_prompt(lion, background="moon")
+
+
+def test_superclass_of_logits_ignores_classes_outside_the_370():
+    logits = np.zeros((3, 1000))
+    logits[0, 291] = 1  # lion
+    logits[1, 463], logits[1, 207] = 9, 1  # a bucket, then a golden retriever
+    logits[2, 1], logits[2, 84] = 1, 9  # goldfish; peacock is a bird, but not in ImageNet-9
+    assert [IN9[i] for i in in9_of_logits(logits)] == ["carnivore", "dog", "fish"]
+    with pytest.raises(ValueError, match=r"logits must have shape \(n, 1000\), got \(1000,\)"):
+        in9_of_logits(logits[0])
