@@ -23,17 +23,13 @@ from d3s_utils.dreaming import (
     DreamOptions,
     PromptEmbeddings,
     dream_batch,
-    dream_from_guides,
-    dream_from_text,
     fault_of,
     progress_bar,
     to_bytes,
 )
-from d3s_utils.generation_requests import image_seed, shard_of
+from d3s_utils.generation_requests import image_seed, options_of, shard_of
 from d3s_utils.manifest import (
     OtherRunError,
-    Row,
-    RowAppender,
     check_same_run,
     locked,
     merge_shard,
@@ -46,8 +42,7 @@ from d3s_utils.manifest import (
 from d3s_utils.photos import read_photo
 from d3s_utils.pipelines import LoadedPipeline
 from d3s_utils.png_files import encode_png
-
-__all__ = ["DiskFullError", "GenerationReport", "dream_from_guides", "dream_from_text", "generate"]
+from d3s_utils.row_appender import Row, RowAppender
 
 FAILURE_COLUMNS = ("image_id", "split", "class_name", "background", "prompt", "attempts", "reason")
 _READERS = _WRITERS = 2  # threads; decoding, encoding and hashing let others run meanwhile
@@ -129,7 +124,7 @@ def generate(
         raise ValueError(f"max_attempts must be at least 1, got {max_attempts}")
     index, count = shard
     images = Path(images) if count == 1 else shard_folder(Path(images), index=index, count=count)
-    options = _common_options(requests)
+    options = options_of(requests)
     own = plain_rows(shard_of(requests, index=index, count=count))
     model = {"model": pipeline.identifier, "model_sha256": pipeline.sha256, "precision": pipeline.precision}
     wanted = {row["image_id"]: {"file_name": f"{row['image_id']}.png", **row, **model} for row in own}
@@ -276,14 +271,6 @@ def _read_guide(row: Row, root: Path) -> np.ndarray:
     if guide.sha256 != row["guide_sha256"]:
         raise ValueError(f"guide_file {row['guide_file']!r} has changed since the requests were made: make them again")
     return guide.pixels
-
-
-def _common_options(requests: pd.DataFrame) -> DreamOptions:
-    names = ["strength", "steps", "guidance_scale", "eta"]
-    found = requests[names].drop_duplicates()
-    if len(found) != 1:
-        raise ValueError(f"requests must share {', '.join(names)}; they have {len(found)} different settings")
-    return DreamOptions(**plain_rows(found)[0])
 
 
 def _is_same_run(images: Path, wanted: dict[str, Row]) -> bool:

@@ -21,7 +21,7 @@ def draw_distances(estimates: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
     errors = [estimates["value"] - estimates["low"], estimates["high"] - estimates["value"]]
     ax.bar(estimates["background"], estimates["value"], yerr=errors, color=colors, edgecolor="0.3", capsize=3)
     ax.set_ylabel("distance to the guide\n(grey levels of 255)")
-    ax.set_xlabel("background (bars: 95 % interval over foregrounds)")
+    ax.set_xlabel("background (whiskers: 95 % interval over foregrounds)")
     ax.set_title(title)
     return ax
 

@@ -76,6 +76,19 @@ def image_seed(run_seed: int, image_id: str, *, attempt: int = 1) -> int:
     return derive_seed(run_seed, "image", image_id, *([] if attempt == 1 else [attempt]))
 
 
+def options_of(requests: pd.DataFrame) -> DreamOptions:
+    """Return the options that all `requests` share.
+
+    Raises:
+        ValueError: If they do not share them.
+    """
+    names = ["strength", "steps", "guidance_scale", "eta"]
+    found = requests[names].drop_duplicates()
+    if len(found) != 1:
+        raise ValueError(f"requests must share {', '.join(names)}; they have {len(found)} different settings")
+    return DreamOptions(**found.to_dict("records")[0])
+
+
 def shard_of(requests: pd.DataFrame, *, index: int, count: int) -> pd.DataFrame:
     """Return the part of `requests` that worker `index` of `count` makes: a run of neighbours, sizes within one.
 

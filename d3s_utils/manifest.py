@@ -3,25 +3,20 @@
 The layout is Hugging Face's imagefolder: ``images/<split>/<image_id>.png`` and ``images/<split>/metadata.jsonl``.
 """
 
-import errno
 import fcntl
 import json
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from d3s_utils.atomic_files import sha256_of, write_text
 from d3s_utils.generation_requests import SPLITS, image_seed
-
-ROWS_FILE = "metadata.jsonl"
-Row = dict[str, Any]
+from d3s_utils.row_appender import ROWS_FILE, Row, RowAppender, line_of
 
 
 class OtherRunError(ValueError):
@@ -180,7 +175,7 @@ def write_rows(images: Path, rows: dict[str, Row]) -> None:
     """Write the rows of every split that has some, or that has a file, in the order of `rows`, each file at once."""
     for split in SPLITS:
         path = images / split / ROWS_FILE
-        text = "".join(_line(row) for row in rows.values() if row["split"] == split)
+        text = "".join(line_of(row) for row in rows.values() if row["split"] == split)
         if (text or path.exists()) and not (path.exists() and path.read_bytes() == text.encode()):
             write_text(path, text)
 
@@ -223,65 +218,6 @@ def merge_shard(images: Path, shard: Path, requests: dict[str, Row]) -> int:
                 appender.append(row)
                 moved += 1
     return moved
-
-
-class RowAppender:
-    """Appends rows to the files of a dataset from any thread: each line whole, by one write at the file's end.
-
-    A line that does not fit on the disk is taken back. `sync` puts what was written onto the disk itself; a kill
-    cannot lose it before, a power cut can, and `recover` then finds out.
-    """
-
-    def __init__(self, images: Path):
-        self._images = images
-        self._files: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def append(self, row: Row) -> None:
-        """Add one row to its split's file.
-
-        Raises:
-            OSError: If the disk is full; the file is as it was.
-            ValueError: If the row holds NaN, which JSON has not.
-        """
-        line = _line(row).encode()
-        with self._lock:
-            file = self._file_of(row["split"])
-            before = os.fstat(file).st_size
-            try:
-                if os.write(file, line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path(row["split"])))
-            except OSError:
-                os.ftruncate(file, before)
-                raise
-
-    def sync(self) -> None:
-        """Flush all files to the disk."""
-        with self._lock:
-            for file in self._files.values():
-                os.fsync(file)
-
-    def __enter__(self) -> "RowAppender":
-        return self
-
-    def __exit__(self, *_) -> None:
-        with self._lock:
-            while self._files:
-                os.close(self._files.popitem()[1])
-
-    def _path(self, split: str) -> Path:
-        return self._images / split / ROWS_FILE
-
-    def _file_of(self, split: str) -> int:
-        if split not in self._files:
-            path = self._path(split)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[split] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        return self._files[split]
-
-
-def _line(row: Row) -> str:
-    return json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _names_its_file(row: Row) -> bool:

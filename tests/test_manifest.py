@@ -15,7 +15,6 @@ from d3s_utils.generation_requests import image_seed
 from d3s_utils.manifest import (
     FolderInUseError,
     OtherRunError,
-    RowAppender,
     check_same_run,
     load_manifest,
     locked,
@@ -26,6 +25,7 @@ from d3s_utils.manifest import (
     set_aside,
     write_rows,
 )
+from d3s_utils.row_appender import RowAppender
 
 
 def request_of(image_id, split="train", **changes):
