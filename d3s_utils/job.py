@@ -183,7 +183,7 @@ def _say_plan(settings: Settings, jobs: list[NotebookJob]) -> None:
         print(f"  {job.stem:28} {'would run' if job.stem in pending else 'is up to date'}")
     cost = expected_cost(settings)
     print(f"A whole run dreams {cost.dreamt_images:,} images ({cost.all_images:,} with guides and scenes),")
-    print(f"takes about {cost.gigabytes:.3g} GB of disk and {cost.duration} of time, if:")
+    print(f"takes about {cost.gigabytes:.2g} GB of disk and {cost.duration} of time, if:")
     for assumption in cost.assumptions:
         print(f"  - {assumption}")
 
