@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -61,6 +62,7 @@ def linear_probe(
     """Train multinomial logistic regression on one set of pictures and test it on another.
 
     The regularisation is chosen on `choice_share` of the training groups, then the probe is trained on all of them.
+    With too few groups to spare one, the strongest regularisation is taken.
 
     Args:
         train_features, test_features: Shape (n, width) and (m, width).
@@ -73,7 +75,7 @@ def linear_probe(
 
     Raises:
         ValueError: If lengths differ, a feature is not finite, fewer than two labels are there to be told apart,
-            a tested label was never trained, or there are too few groups to choose by.
+            or a tested label was never trained.
     """
     train = _checked("train", train_features, train_labels, train_groups)
     test = _checked("test", test_features, test_labels, test_groups)
@@ -149,7 +151,7 @@ def cross_probes(
         train, test: Tables of n and m rows whose columns of the same names hold the labels.
         group: The column that tells which pictures share a foreground.
         seed: Of the choices of regularisation.
-        fresh_folds: Folds of `cross_validated_probe` on the tested pictures.
+        fresh_folds: Folds of `cross_validated_probe` on the tested pictures, fewer where there are fewer groups.
 
     Returns:
         Two tables. The first has a row for each probe, with the columns probe (such as
@@ -163,6 +165,7 @@ def cross_probes(
         for source in train_features:
             name = f"{label}_from_{source}"
             tested = (test_features[source], test[label], test[group])
+            folds = min(fresh_folds, test[group].nunique())
             probes = {
                 False: linear_probe(
                     train_features[source],
@@ -172,7 +175,7 @@ def cross_probes(
                     test_groups=tested[2],
                     seed=seed,
                 ),
-                True: cross_validated_probe(*tested, seed=seed, folds=fresh_folds),
+                True: cross_validated_probe(*tested, seed=seed, folds=folds),
             }
             for fresh, probe in probes.items():
                 estimate = probe.accuracy
@@ -205,11 +208,13 @@ def cross_probes(
     return pd.DataFrame(summary), pd.concat(outcomes, ignore_index=True)
 
 
-def _fitted(features: np.ndarray, labels: np.ndarray, strength: float) -> Pipeline:
+def _fitted(features: np.ndarray, labels: np.ndarray, strength: float) -> Pipeline | DummyClassifier:
+    if len(np.unique(labels)) < 2:  # a small fold may hold one label only: then that is all one can say
+        return DummyClassifier(strategy="most_frequent").fit(features, labels)
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(features, labels)
 
 
-def _tested(probe: Pipeline, train_labels: np.ndarray, test: tuple, strength: float) -> Probe:
+def _tested(probe: Pipeline | DummyClassifier, train_labels: np.ndarray, test: tuple, strength: float) -> Probe:
     features, labels, groups = test
     correct = probe.predict(features) == labels
     return Probe(
@@ -238,12 +243,10 @@ def _choose_regularisation(
     if not 0 < choice_share < 1:
         raise ValueError(f"choice_share must be between 0 and 1, got {choice_share}")
     names = np.unique(groups)
-    if len(names) < 2:
-        raise ValueError(f"groups must be at least 2 for a regularisation to be chosen, got {len(names)}")
     judges = max(1, round(choice_share * len(names)))
     drawn = numpy_generator(seed, "regularisation").choice(names, judges, replace=False)
     judging = np.isin(groups, drawn)
-    if len(np.unique(labels[~judging])) < 2:  # too few groups to spare any: the strongest is the careful choice
+    if len(np.unique(labels[~judging])) < 2:  # too few groups to spare one: the strongest is the careful choice
         return float(min(candidates))
     scores = {}
     for strength in sorted(candidates):

@@ -1,7 +1,5 @@
 """Notebook 05 through papermill on fake pictures, whose colours tell class and background."""
 
-import json
-
 import pandas as pd
 import papermill
 import pytest
@@ -48,11 +46,5 @@ def test_every_number_figure_and_table_is_there(root, tmp_path):
     assert len(probes) == 2 * 2 * 4 * 2
     assert probes["chance"].tolist() == pytest.approx([1 / 3] * len(probes))
     assert len(pd.read_parquet(folder / "outcomes.parquet")) == len(probes) * 27
-
-    run(root, tmp_path)
-    assert read_metrics(folder / "metrics.json")["metrics"] == record["metrics"]
-    executed = json.loads((tmp_path / "executed.ipynb").read_text())
-    printed = "".join(
-        "".join(output.get("text", "")) for cell in executed["cells"] for output in cell.get("outputs", [])
-    )
-    assert "from the cache" in printed
+    assert len(pd.read_parquet(folder / "dependence.parquet")) == 2 * 2 * 2
+    assert (folder / "features.npz").exists()
