@@ -38,7 +38,7 @@ def test_every_number_figure_and_table_is_there(root, tmp_path):
         for probe in ("foreground_from_foreground", "background_from_foreground"):
             assert record["metrics"][f"{method}/{probe}"].n == 27
             assert record["metrics"][f"{method}/{probe}_fresh"].n == 27
-    assert record["metrics"]["backbone/foreground"].value > 0.9  # the colours are easy to tell
+    assert record["metrics"]["backbone/foreground"].low > 1 / 3  # the colours tell the class
     assert "27 held-out pictures" in record["answer"]
     for name in FIGURES:
         assert (folder / f"{name}.png").stat().st_size > 10_000
