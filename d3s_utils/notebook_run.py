@@ -39,7 +39,7 @@ def run_notebook(notebook: Path, folder: Path, *, threads: int) -> Path:
     root = notebook.resolve().parents[1]
     _prepare_environment(root, threads)
     executed = folder / f"{folder.name}.ipynb"
-    lines = ProgressLines(sys.stdout, label=f"{notebook.stem} │")
+    bar, output, errors = (ProgressLines(sys.stdout, label=f"{notebook.stem} │") for _ in range(3))
     try:
         papermill.execute_notebook(
             notebook,
@@ -47,14 +47,15 @@ def run_notebook(notebook: Path, folder: Path, *, threads: int) -> Path:
             parameters,
             kernel_name="python3",
             cwd=root,
-            progress_bar={"file": lines, "desc": "cells", "ncols": 90, "mininterval": 0},
-            stdout_file=lines,
-            stderr_file=lines,
+            progress_bar={"file": bar, "desc": "cells", "ncols": 90, "mininterval": 0},
+            stdout_file=output,
+            stderr_file=errors,
             coalesce_streams=True,
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
     finally:
-        lines.close()
+        for lines in (bar, output, errors):
+            lines.close()
     read_metrics(folder / "metrics.json")
     return executed
 
@@ -63,7 +64,7 @@ def _prepare_environment(root: Path, threads: int) -> None:
     """Let the kernel find the package, this environment's Python and no more cores than it was given."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # bars are plain text here, and meant to be
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
 
