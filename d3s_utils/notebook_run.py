@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from d3s_utils.metrics import read_metrics
-from d3s_utils.processes import RunningError, die_with, exclusive
+from d3s_utils.processes import die_with, exclusive
 from d3s_utils.progress_lines import ProgressLines
 
 WATCHED = "D3S_JOB"  # environment variable: the process whose death ends this one
@@ -47,6 +47,7 @@ def run_notebook(notebook: Path, folder: Path, *, threads: int) -> Path:
             parameters,
             kernel_name="python3",
             cwd=root,
+            start_timeout=600,  # a busy machine is slow, not broken
             progress_bar={"file": bar, "desc": "cells", "ncols": 90, "mininterval": 0},
             stdout_file=output,
             stderr_file=errors,
@@ -87,7 +88,7 @@ def main() -> int:
         print(f"{arguments.notebook.name} failed in {place}: {error.ename}: {error.evalue}", file=sys.stderr)
         print(f"The executed copy holds the traceback: {executed.resolve()}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, RunningError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # a kernel that does not start is a RuntimeError
         print(f"{arguments.notebook.name} failed: {error}", file=sys.stderr)
         return 1
     return 0
