@@ -62,11 +62,11 @@ def draw_shares(table: pd.DataFrame, ax: Axes, *, groups: str, title: str, label
         )
     if chance is not None:
         ax.axvline(chance * 100, color=_GREY, linestyle="--", linewidth=1)
-        ax.annotate("chance", (chance * 100, -0.75), fontsize=8, color=_GREY, ha="center", annotation_clip=False)
+        above = ax.get_xaxis_transform()  # percent along the axis, height as a share of the axes
+        ax.text(chance * 100, 1.01, "chance", transform=above, fontsize=8, color=_GREY, ha="center", va="bottom")
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 100), xlabel=label)
-    ax.set_title(title, pad=18 if chance is not None else 8)
+    ax.set(xlim=(-2, 102), ylim=(len(names) - 0.5, -0.5), xlabel=label)
+    ax.set_title(title, pad=16 if chance is not None else 6)
     ax.grid(axis="x", color="0.9")
     return ax
 

@@ -13,6 +13,7 @@ from d3s_utils.background_classifier import (
 )
 from d3s_utils.background_training import (
     JudgePhotos,
+    blur_some,
     measure_background_head,
     paste_foregrounds,
     train_background_head,
@@ -112,6 +113,15 @@ def test_pasting_changes_a_square_only():
         assert height == width
         assert 0.4 * 64 - 1 <= width <= 0.65 * 64
         assert len(rows) == height * width
+
+
+def test_blurring_softens_a_share_of_the_pictures_and_keeps_their_light():
+    sharp = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    blurred = blur_some(sharp, seed=0, share=0.5)
+    changed = (blurred != sharp).any((1, 2, 3))
+    assert 10 <= changed.sum() <= 30
+    assert blurred[changed].std() < 0.8 * sharp[changed].std()
+    assert blurred.mean() == pytest.approx(sharp.mean(), abs=1.5)
 
 
 def test_held_out_photos_are_on_one_side_only():
