@@ -30,12 +30,15 @@ _NOTHING = 225  # grey level of a cell that has no picture
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 120) -> Path:
-    """Save `figure` as a png, whole or not at all, and return its path; the figure stays open for the notebook."""
+    """Save `figure` as a png, whole or not at all, and return its path; the figure stays open for the notebook.
+
+    Its title (or that of its first axes) goes into the file as ``Title``, where the report finds its caption.
+    """
     path = Path(path)
     if path.suffix != ".png":
         raise ValueError(f"path must end in .png, got {path.name!r}")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None, "Title": _title(figure)})
     write_bytes(path, buffer.getvalue())
     return path
 
@@ -128,6 +131,11 @@ def picture_grid(
     ax.set_title(title, fontsize=13, pad=12)
     figure.tight_layout()
     return figure
+
+
+def _title(figure: Figure) -> str | None:
+    titles = [figure.get_suptitle(), *(ax.get_title() for ax in figure.axes)]
+    return next((title for title in titles if title), None)
 
 
 def _in_order(values: pd.Series) -> list:

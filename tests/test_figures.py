@@ -78,6 +78,7 @@ def test_picture_grid_and_saved_figure(tmp_path):
     figure = picture_grid(cells, row_names=["a"], column_names=["b", "c"], title="t")
     path = save_figure(figure, tmp_path / "folder" / "figure.png")
     assert Image.open(path).size[0] > 100
+    assert Image.open(path).text["Title"] == "t"
     with pytest.raises(ValueError, match=r"\.png"):
         save_figure(figure, tmp_path / "figure.pdf")
     plt.close(figure)
