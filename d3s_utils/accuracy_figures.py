@@ -109,8 +109,8 @@ def draw_shift_scatter(accuracy: pd.DataFrame, ax: Axes, *, measure: str, title:
     ends = table[["low", "high"]].to_numpy() * 100
     low, high = max(0, ends.min() - 5), min(100, ends.max() + 5)
     ax.plot([low, high], [low, high], color=_GREY, linestyle="--", linewidth=1, zorder=0)
-    ax.annotate("no drop", (high, high), ha="right", va="bottom", rotation=45, rotation_mode="anchor", fontsize=8,
-                xytext=(-8, 3), textcoords="offset points", color=_GREY)  # fmt: skip
+    place = low + 0.82 * (high - low)
+    ax.text(place, place, "no drop", rotation=45, rotation_mode="anchor", fontsize=8, color=_GREY, va="bottom")
     ax.set(xlim=(low, high), ylim=(low, high), xlabel=f"{label} on originals (%)", ylabel=f"{label} on shifted (%)")
     ax.set_aspect("equal")
     ax.set_title(title)

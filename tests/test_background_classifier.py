@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.colors import hsv_to_rgb
 
 from d3s_utils.background_classifier import (
     BUNDLED_FOLDER,
@@ -25,14 +26,14 @@ def coloured_pictures(count, seed):
     """Return pictures whose colour tells their background."""
     random = np.random.default_rng(seed)
     names = np.array(list(BACKGROUNDS) * count)
-    colours = np.random.default_rng(99).integers(30, 225, (10, 1, 1, 3))[np.tile(np.arange(10), count)]
-    noise = random.normal(0, 12, (len(names), 16, 16, 3))
-    return (colours + noise).clip(0, 255).astype(np.uint8), names
+    tens = [hsv_to_rgb((i / 10, 0.9, 0.4 + 0.5 * (i % 2))) for i in range(10)]
+    colours = 255 * np.array(tens)[np.tile(np.arange(10), count), None, None]
+    return (colours + random.normal(0, 8, (len(names), 16, 16, 3))).clip(0, 255).astype(np.uint8), names
 
 
 @pytest.fixture(scope="module")
 def head():
-    return train_background_head(*coloured_pictures(6, seed=0), seed=0, side=32)
+    return train_background_head(*coloured_pictures(8, seed=0), seed=0, side=64)
 
 
 def test_the_head_learns_colours(head):
@@ -53,7 +54,7 @@ def test_probabilities_are_probabilities_and_do_not_depend_on_the_batch(head):
 
 
 def test_training_twice_gives_the_same_head(head):
-    again = train_background_head(*coloured_pictures(6, seed=0), seed=0, side=32)
+    again = train_background_head(*coloured_pictures(8, seed=0), seed=0, side=64)
     np.testing.assert_allclose(again.weight, head.weight, atol=1e-5)
 
 
@@ -69,7 +70,7 @@ def test_a_changed_or_incomplete_head_is_refused(head, tmp_path):
     save_background_head(head, tmp_path)
     card = tmp_path / "card.json"
     original = card.read_text()
-    card.write_text(original.replace('"side": 32', '"side": 33'))
+    card.write_text(original.replace('"side": 64', '"side": 65'))
     with pytest.raises(BackgroundHeadError, match=r"card\.json has sha256"):
         load_background_head(tmp_path)
     card.unlink()
