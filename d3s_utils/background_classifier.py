@@ -1,5 +1,8 @@
 """Which of the ten backgrounds a picture shows: a linear head on frozen EfficientNet-Lite features.
 
+The features are those of the middle stages, averaged over the upper and the lower half of the picture. The last stage
+knows objects; a background is colour, texture and where they lie.
+
 The shipped head was trained by `background_training` on real scenes that the generator never saw.
 """
 
@@ -12,6 +15,7 @@ import numpy as np
 import safetensors.torch
 import timm
 import torch
+from torch.nn.functional import adaptive_avg_pool2d
 
 from d3s_utils.atomic_files import sha256_of, write_bytes, write_json, write_text
 from d3s_utils.classifiers import (
@@ -24,6 +28,7 @@ from d3s_utils.devices import choose_device
 from d3s_utils.taxonomy import BACKGROUNDS
 
 BUNDLED_FOLDER = Path(__file__).parent / "models" / "background_head"
+STAGES = (1, 2, 3)  # maps at a quarter, an eighth and a sixteenth of the picture's side
 WEIGHTS, CARD, SUMS = "head.safetensors", "card.json", "SHA256SUMS"
 
 
@@ -38,7 +43,7 @@ class BackgroundHead:
     The whole picture is looked at, not timm's central crop: the background lies at the edge.
 
     Attributes:
-        backbone: Frozen EfficientNet-Lite, channels last, in evaluation mode.
+        backbone: Frozen first stages of an EfficientNet-Lite; see `load_backbone`.
         weight: float32, shape (10, width); rows in the order of `taxonomy.BACKGROUNDS`.
         bias: float32, shape (10,).
         card: What it was made from and how good it is; see `card.json`.
@@ -60,7 +65,7 @@ class BackgroundHead:
 
     def probabilities_of_batch(self, batch: torch.Tensor) -> np.ndarray:
         """Return the probability of each background for transformed pictures, float32 (n, 10)."""
-        features = pooled_features(self.backbone, batch.to(self.device))
+        features = background_features(self.backbone, batch.to(self.device))
         logits = features @ self.weight.T.to(self.device) + self.bias.to(self.device)
         return logits.softmax(1).cpu().numpy()
 
@@ -85,11 +90,22 @@ def whole_picture_transform(backbone: torch.nn.Module, side: int):
     return timm.data.create_transform(**config, is_training=False)
 
 
+def load_backbone(name: str, *, device: str = "cpu") -> torch.nn.Module:
+    """Return the first stages of the classifier `name` (a key of `classifiers.BUNDLED`), in evaluation mode."""
+    model = load_bundled_classifier(name, features_only=True, out_indices=STAGES)
+    return model.to(device=device, memory_format=torch.channels_last)
+
+
 @torch.inference_mode()
-def pooled_features(backbone: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """Return the features before the last layer of `backbone`, float32 (n, width), for transformed pictures."""
-    maps = backbone.forward_features(batch.to(memory_format=torch.channels_last))
-    return backbone.forward_head(maps, pre_logits=True).float()
+def background_features(backbone: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the upper and the lower half of each stage's maps, float32 (n, width).
+
+    Args:
+        backbone: From `load_backbone`.
+        batch: Transformed pictures, shape (n, 3, side, side).
+    """
+    stages = backbone(batch.to(memory_format=torch.channels_last))
+    return torch.cat([adaptive_avg_pool2d(maps, (2, 1)).flatten(1) for maps in stages], dim=1).float()
 
 
 def save_background_head(head: BackgroundHead, folder: Path) -> str:
@@ -127,5 +143,5 @@ def load_background_head(folder: Path = BUNDLED_FOLDER, *, device: str = "cpu") 
         )
     device = str(choose_device(device))
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    model = load_bundled_classifier(card["backbone"]).to(device=device, memory_format=torch.channels_last)
+    model = load_backbone(card["backbone"], device=device)
     return BackgroundHead(model, tensors["weight"], tensors["bias"], card, pinned[WEIGHTS], device)

@@ -23,11 +23,12 @@ from d3s_utils.atomic_files import sha256_of
 from d3s_utils.background_classifier import (
     BUNDLED_FOLDER,
     BackgroundHead,
-    pooled_features,
+    background_features,
+    load_backbone,
     save_background_head,
     whole_picture_transform,
 )
-from d3s_utils.classifiers import bundled_weights_file, load_bundled_classifier, prepared_batches
+from d3s_utils.classifiers import bundled_weights_file, prepared_batches
 from d3s_utils.intervals import wilson
 from d3s_utils.randomness import derive_seed, numpy_generator
 from d3s_utils.taxonomy import BACKGROUNDS, check_background
@@ -57,7 +58,7 @@ def train_background_head(
     seed: int,
     backbone: str = BACKBONE,
     side: int = SIDE,
-    regularization: float = 0.003,
+    regularization: float = 0.01,
 ) -> BackgroundHead:
     """Fit multinomial logistic regression on standardised frozen features.
 
@@ -78,7 +79,7 @@ def train_background_head(
     missing = sorted(set(names) - {check_background(name) for name in backgrounds})
     if missing:
         raise ValueError(f"backgrounds must hold each of the ten, missing are {', '.join(missing)}")
-    model = load_bundled_classifier(backbone).to(memory_format=torch.channels_last)
+    model = load_backbone(backbone)
     features = _features(model, pictures, side)
     mean, scale = features.mean(0), features.std(0) + 1e-6
     regression = LogisticRegression(C=regularization, max_iter=1000, random_state=derive_seed(seed, "head") % 2**32)
@@ -231,9 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pictures, names, pasted = photos.labelled_scenes(per_background=max(2, count // 2), seed=seed)
     head.card.update(
         recipe=__doc__.strip(),
-        licence="MIT, as the project; the backbone's weights are Apache-2.0 (Google, converted by timm)",
+        licence="as the project; the backbone's weights are Apache-2.0 (Google, converted by timm)",
         data=DATA,
         compared=compared,
+        features="means over the upper and the lower half of three middle stages; the last stage's pooled features, "
+        "which know objects, got 0.83 where these got 0.90 (0.79 and 0.88 blurred; 400 scenes, side 128)",
         scenes=measure_background_head(head, pictures[~pasted], names[~pasted]),
         scenes_with_object=measure_background_head(head, pictures[pasted], names[pasted]),
         scenes_blurred=measure_background_head(head, blur_some(pictures, seed=seed, share=1.0)[::2], names[::2]),
@@ -256,7 +259,7 @@ def _pixels(table: pd.DataFrame) -> np.ndarray:
 def _features(model: torch.nn.Module, pictures: np.ndarray, side: int) -> np.ndarray:
     transform = whole_picture_transform(model, side)
     batches = prepared_batches(list(pictures), [transform], batch_size=64, description="features of scenes")
-    return np.concatenate([pooled_features(model, tensors[0]).numpy() for _, tensors, _ in batches])
+    return np.concatenate([background_features(model, tensors[0]).numpy() for _, tensors, _ in batches])
 
 
 if __name__ == "__main__":

@@ -136,9 +136,9 @@ def test_held_out_photos_are_on_one_side_only():
 def test_the_shipped_head_is_whole_and_its_card_tells_how_good_it_is():
     head = load_background_head()
     card = json.loads((BUNDLED_FOLDER / "card.json").read_text())
-    assert head.weight.shape == (10, head.backbone.num_features)
+    assert head.weight.shape == (10, 2 * sum(head.backbone.feature_info.channels()))
     assert card["backgrounds"] == list(BACKGROUNDS)
-    for part in ("scenes", "scenes_with_object"):
+    for part in ("scenes", "scenes_with_object", "scenes_blurred"):
         accuracy = card[part]["accuracy"]
         assert 0.6 < accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
         assert min(card[part]["recall"].values()) > 0.3
