@@ -38,7 +38,8 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 120) -> Path:
     if path.suffix != ".png":
         raise ValueError(f"path must end in .png, got {path.name!r}")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None, "Title": _title(figure)})
+    metadata = {"Software": None, "Title": _title(figure)}
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata=metadata)
     write_bytes(path, buffer.getvalue())
     return path
 
