@@ -136,6 +136,13 @@ class BrightnessModel(torch.nn.Module):
         return logits
 
 
+class BrightnessStage(torch.nn.Module):
+    """Stands for a backbone of one stage, whose only map is the picture's brightness."""
+
+    def forward(self, batch):
+        return [batch.mean(1, keepdim=True)]
+
+
 class NothingUnsafe:
     """Stands for the safety check."""
 
@@ -154,8 +161,8 @@ def to_tensor(image):
 
 @pytest.fixture
 def judges():
-    weight = torch.zeros(10, 1)
-    weight[list(BACKGROUNDS).index("snow")] = 4.0  # bright means snow
+    weight = torch.zeros(10, 2)  # upper and lower half
+    weight[list(BACKGROUNDS).index("snow")] = 2.0  # bright means snow
     bias = torch.zeros(10)
     bias[list(BACKGROUNDS).index("night")] = 2.0
 
@@ -166,7 +173,7 @@ def judges():
         "foreground_judge": Classifier(
             "brightness", BrightnessModel(imagenet_class("lion").index), to_tensor, "", "cpu"
         ),
-        "background_judge": Head(BrightnessModel(0), weight, bias, {}),
+        "background_judge": Head(BrightnessStage(), weight, bias, {}),
         "safety_check": NothingUnsafe(),
     }
 
