@@ -1,4 +1,4 @@
-"""The small variational autoencoder of the bundled diffusion model: 64 x 64 pixels to 16 x 16 latents of 4 channels."""
+"""The small variational autoencoder of the bundled diffusion model: 64 x 64 pixels to 16 x 16 latents of 8 channels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +8,13 @@ import torch
 from diffusers import AutoencoderKL
 
 from d3s_utils.checkpoints import train_with_checkpoints
-from d3s_utils.classifiers import load_bundled_classifier
+from d3s_utils.classifiers import CRITIC, load_bundled_classifier
 from d3s_utils.intervals import bootstrap_mean
 from d3s_utils.metrics import Estimate
 from d3s_utils.randomness import numpy_generator, torch_generator
 
 
-def make_autoencoder(*, latent_channels: int = 4, channels: tuple[int, ...] = (32, 64, 128)) -> AutoencoderKL:
+def make_autoencoder(*, latent_channels: int = 8, channels: tuple[int, ...] = (32, 64, 128)) -> AutoencoderKL:
     """Return an untrained diffusers autoencoder that halves the side once a level after the first."""
     return AutoencoderKL(
         block_out_channels=channels,
@@ -37,7 +37,7 @@ class PerceptualDistance(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = load_bundled_classifier("tf_efficientnet_lite1", features_only=True, out_indices=(0, 1, 2, 3))
+        self.network = load_bundled_classifier(CRITIC, features_only=True, out_indices=(0, 1, 2, 3))
         self.network.requires_grad_(False)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

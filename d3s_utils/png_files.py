@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from d3s_utils.atomic_files import replacing
+
 _SIGNATURE_AND_HEADER = 33  # bytes: 8 of signature, 25 of the IHDR chunk; the recipe's chunk follows
 _KEYWORD = b"d3s-recipe"
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -49,15 +51,8 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray, *, recipe: dict[str, 
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path, temporary):
         temporary.write_bytes(encode_png(pixels, recipe=recipe))
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def has_recipe(path: str | os.PathLike, recipe: dict[str, Any]) -> bool:

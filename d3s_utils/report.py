@@ -1,6 +1,7 @@
 """The report: what a run's notebooks found, as one self-contained page and as a table for the terminal."""
 
 import base64
+import io
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ _SHARES = {
     "acceptance", "accuracy", "agreement", "from", "in9", "kept", "precision", "rate", "recall", "share", "top1",
     "top5",
 }  # fmt: skip
+WEBP_LIMIT = 16_383  # pixels on a side
 _WORDS = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}
 
 
@@ -173,13 +175,22 @@ def _title(stem: str) -> str:
 
 
 def _figure(path: Path) -> Figure:
-    """Read a png; its caption is the title that it carries, or its file's name in words."""
+    """Read a png; its caption is the title that it carries, or its file's name in words.
+
+    It is embedded as WebP, a tenth of the size for sheets of pictures, unless that is larger or the picture too large.
+    """
     with Image.open(path) as image:
         width, height = image.size
         carried = image.info.get("Description") or image.info.get("Title")
+        kind, content = "png", path.read_bytes()
+        if max(image.size) <= WEBP_LIMIT:
+            smaller = io.BytesIO()
+            image.convert("RGB").save(smaller, "WEBP", quality=88)
+            if smaller.tell() < len(content):
+                kind, content = "webp", smaller.getvalue()
     caption = str(carried or path.stem.replace("_", " ").capitalize())
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    return Figure(caption, f"data:image/png;base64,{encoded}", width, height)
+    encoded = base64.b64encode(content).decode()
+    return Figure(caption, f"data:image/{kind};base64,{encoded}", width, height)
 
 
 def _provenance_rows(settings: Settings, records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:

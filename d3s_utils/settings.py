@@ -17,7 +17,8 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
     "01_compositing": (
         "image_size", "classes", "backgrounds", "guides_per_class_train", "guides_per_class_val",
         "templates_per_background", "foreground_scale", "photos", "templates", "mask_mode",
-        "generator", "generator_revision", "dream_guidance_scale", "dream_steps", "batch_size", "device",
+        "foreground_candidates", "generator", "generator_revision", "dream_guidance_scale", "dream_steps",
+        "batch_size", "device",
     ),
     "02_diffusion_generation": (
         "generator", "generator_revision", "precision", "strength", "guidance_scale", "steps", "eta",
@@ -97,6 +98,9 @@ class Settings(BaseModel):
     templates: Place | None = Field(description="folder, parquet file or hub id of scenes; null dreams them")
     mask_mode: Literal["none", "auto", "alpha", "file", "grabcut", "ellipse"] = Field(
         description="where masks come from; auto uses alpha and mask files; none pastes the rectangle, as in D3S"
+    )
+    foreground_candidates: Count = Field(
+        description="objects dreamt for each that is kept: the critic's favourites; 1 keeps all"
     )
     dream_guidance_scale: float = Field(ge=1, description="guidance when foregrounds and scenes are dreamt, at least 1")
     dream_steps: Count = Field(description="denoising steps when foregrounds and scenes are dreamt, at least 1")

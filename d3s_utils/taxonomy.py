@@ -138,6 +138,21 @@ def in9_of_logits(logits: np.ndarray) -> np.ndarray:
     return superclass[logits[:, members].argmax(1)]
 
 
+def superclass_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the probability of each ImageNet-9 superclass given that it is one of the nine, float64 (n, 9).
+
+    It is the softmax over the 370 classes that have a superclass, summed within each.
+
+    Args:
+        logits: Shape (n, 1000).
+    """
+    members = np.array([[IN9_OF_INDEX.get(index) == name for name in IN9] for index in range(1000)], dtype=np.float64)
+    in_nine = members.any(1)
+    shifted = np.asarray(logits, dtype=np.float64)[:, in_nine]
+    weights = np.exp(shifted - shifted.max(1, keepdims=True))
+    return weights @ members[in_nine] / weights.sum(1, keepdims=True)
+
+
 def classes_of(keys: Iterable[str | int]) -> tuple[ImageNetClass, ...]:
     """Return `imagenet_class` of each key; an unknown one raises ValueError naming it."""
     return tuple(imagenet_class(key) for key in keys)

@@ -7,6 +7,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from d3s_utils.classifiers import recognisability
 from d3s_utils.masks import ellipse_mask, grabcut_mask
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.scene_mining import make_cave, make_night, make_rain, name_backgrounds
@@ -46,8 +47,36 @@ def caption(synset: str, background: str, *, gloss: bool = True) -> str:
     return f"a photo of a {imagenet.name}" + (f", {BACKGROUNDS[background]}" if background else "")
 
 
-def object_pictures(table: pd.DataFrame, pixels: np.ndarray, *, copies: np.ndarray, seed: int) -> TrainingPictures:
-    """Return photos of objects, each `copies[i]` times: plain first, then mirrored, then in random crops.
+def frame_object(
+    photo: np.ndarray,
+    box: tuple[int, int, int, int] | None,
+    random: np.random.Generator,
+    *,
+    margins: tuple[float, float] = (1.0, 1.5),
+    smallest: float = 0.6,
+) -> np.ndarray:
+    """Return a square crop of `photo` (side, side, 3) around the object, resized to the photo's size.
+
+    Args:
+        box: Left, top, right, bottom of the object, all included; without one, the crop lies anywhere.
+        margins: The crop's side over the box's longer side is drawn between these.
+        smallest: Least side of the crop over the photo's: a small object is not magnified beyond that.
+    """
+    side = photo.shape[0]
+    if box is None:
+        return random_crop(photo, random, smallest=0.8, side=side)
+    left, top, right, bottom = box
+    wanted = max(right - left + 1, bottom - top + 1) * random.uniform(*margins)
+    edge = int(np.clip(round(wanted), smallest * side, side))
+    corner = [
+        (low + high + 1 - edge) / 2 + random.uniform(-0.05, 0.05) * edge for low, high in ((left, right), (top, bottom))
+    ]
+    x, y = (int(np.clip(round(value), 0, side - edge)) for value in corner)
+    return np.asarray(Image.fromarray(photo[y : y + edge, x : x + edge]).resize((side, side), Image.BICUBIC))
+
+
+def object_pictures(table: pd.DataFrame, pixels: np.ndarray, *, copies: int, seed: int) -> TrainingPictures:
+    """Return photos of objects, each `copies` times: as it is, then framed by its box, mirrored every other time.
 
     Args:
         table: `training_photos.read_photos`'s, with `synset`, `in9` and `bbox_xyxy`.
@@ -64,10 +93,10 @@ def object_pictures(table: pd.DataFrame, pixels: np.ndarray, *, copies: np.ndarr
         named[shown & trusted & roomy] = background
     made, rows = [], []
     random = numpy_generator(seed, "objects")
-    for row in range(len(table)):
-        for copy in range(copies[row]):
-            picture = pixels[row] if copy < 2 else random_crop(pixels[row], random, smallest=0.8, side=pixels.shape[1])
-            made.append(picture[:, ::-1] if copy == 1 else picture)
+    for row, box in enumerate(table["bbox_xyxy"]):
+        for copy in range(copies):
+            picture = frame_object(pixels[row], box, random) if copy else pixels[row]
+            made.append(picture[:, ::-1] if copy % 2 else picture)
             rows.append(("object", table["synset"].iat[row], named[row]))
     return TrainingPictures(np.stack(made), pd.DataFrame(rows, columns=["kind", "synset", "background"]))
 
@@ -173,7 +202,8 @@ def gather_training_pictures(
     synsets: list[str],
     per_background: int = 900,
     composites: int = 20000,
-    copies: int = 4,
+    copies: int = 6,
+    kept_share: float = 1.0,
     seed: int,
 ) -> TrainingPictures:
     """Return everything the model learns from, from the photos of split "generator" alone.
@@ -183,7 +213,9 @@ def gather_training_pictures(
         synsets: The classes to learn.
         per_background: Scenes of each background.
         composites: Objects pasted into scenes, over all classes and backgrounds.
-        copies: Times that each object photo is used (plain, mirrored, cropped).
+        copies: Times that each object photo is used: once as it is, then framed by its box.
+        kept_share: Share of each class's photos that is learnt from: those of the highest `recognisability`. A small
+            model has no room for photos that show next to nothing of their class at 64 pixels.
 
     Raises:
         ValueError: If a class has no photo in the split.
@@ -197,7 +229,14 @@ def gather_training_pictures(
         raise ValueError(f"synsets must have photos to learn from, got none of {', '.join(missing)}")
     mine = _of_generator(scenes[0])
     photos, names = scenes[1][mine], scenes[0]["class_name"].to_numpy()[mine]
-    plain = object_pictures(table, pixels, copies=np.full(len(table), copies), seed=seed)
+    if kept_share < 1:
+        random = numpy_generator(seed, "framed")
+        framed = [frame_object(*pair, random) for pair in zip(pixels, table["bbox_xyxy"], strict=True)]
+        recognised = pd.Series(recognisability(framed, table["synset"]))
+        rank = recognised.groupby(table["synset"]).rank(ascending=False, pct=True)
+        kept = (rank <= kept_share).to_numpy()
+        table, pixels = table[kept].reset_index(drop=True), pixels[kept]
+    plain = object_pictures(table, pixels, copies=copies, seed=seed)
     scenery, shown = make_scenes(photos, names, per_background=per_background, seed=seed)
     dry, below = make_scenes(photos, names, per_background=per_background, seed=seed + 1, weather=False)
     masks, rows = cut_out_objects(table, pixels)

@@ -18,10 +18,9 @@ from d3s_utils.image_safety import SafetyCheck
 from d3s_utils.intervals import clustered_wilson, wilson
 from d3s_utils.manifest import read_rows
 from d3s_utils.metrics import Estimate
-from d3s_utils.taxonomy import BACKGROUNDS, IN9, IN9_OF_INDEX, imagenet_class, in9_of_logits
+from d3s_utils.taxonomy import BACKGROUNDS, IN9, imagenet_class, in9_of_logits, superclass_probabilities
 
 QUESTIONS = {"foreground_agreement": "foreground_agrees", "background_agreement": "background_agrees"}
-_MEMBERS = np.array([[IN9_OF_INDEX.get(index) == name for name in IN9] for index in range(1000)], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -59,20 +58,6 @@ def read_generated(run_folder: Path) -> pd.DataFrame:
     table = pd.DataFrame(list(rows.values())).sort_values("image_id", ignore_index=True)
     folder = images.relative_to(run_folder).as_posix()
     return table.assign(file=folder + "/" + table["split"] + "/" + table["file_name"])
-
-
-def superclass_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the probability of each ImageNet-9 superclass given that it is one of the nine, float64 (n, 9).
-
-    It is the softmax over the 370 classes that have a superclass, summed within each.
-
-    Args:
-        logits: Shape (n, 1000).
-    """
-    in_nine = _MEMBERS.any(1)
-    shifted = np.asarray(logits, dtype=np.float64)[:, in_nine]
-    weights = np.exp(shifted - shifted.max(1, keepdims=True))
-    return weights @ _MEMBERS[in_nine] / weights.sum(1, keepdims=True)
 
 
 def judge(

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from skimage import data
 
 from d3s_utils.classifiers import (
     BUNDLED,
@@ -18,6 +19,7 @@ from d3s_utils.classifiers import (
     load_classifier,
     predict,
     read_picture,
+    recognisability,
 )
 
 LITE0 = "tf_efficientnet_lite0"
@@ -152,3 +154,11 @@ def test_lite0_on_real_photos_is_as_good_as_plain_timm(lite0, shared_data):
     ours = (predict([lite0], images)[LITE0].logits.argmax(1) == truth).mean()
     assert abs(ours - plain) <= 0.005
     assert ours > 0.75
+
+
+def test_the_critic_knows_a_cat_from_a_dog_and_a_cup():
+    cat, cup = data.chelsea(), data.coffee()
+    found = recognisability([cat, cat, cup, cup], ["n02123045", "n02099601", "n07930864", "n02123045"])
+    assert found[0] > 0.9 > 0.1 > found[1], "tabby is a carnivore in ImageNet-9, the retriever a dog"
+    assert found[2] > found[3], "a cup has no superclass and counts by itself"
+    assert ((found >= 0) & (found <= 1)).all()

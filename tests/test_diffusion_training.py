@@ -6,8 +6,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image
+from scipy.stats import binomtest
 from transformers import CLIPTokenizer
 
+from d3s_utils import training_pictures
 from d3s_utils.autoencoder_training import make_autoencoder, photo_batch, reconstruct, train_autoencoder
 from d3s_utils.diffusion_training import (
     Latents,
@@ -23,7 +25,13 @@ from d3s_utils.diffusion_training import (
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.taxonomy import imagenet_classes, object_prompt
 from d3s_utils.training_photos import SPLITS, make_scenes, read_photos, split_of
-from d3s_utils.training_pictures import caption, composite_pictures, cut_out_objects, gather_training_pictures
+from d3s_utils.training_pictures import (
+    caption,
+    composite_pictures,
+    cut_out_objects,
+    frame_object,
+    gather_training_pictures,
+)
 
 LION, ORGAN = "n02129165", "n03854065"
 
@@ -43,8 +51,9 @@ def tiny_unet():
 
 
 def test_splits_hang_on_bytes_alone_and_have_their_shares():
-    splits = pd.Series([split_of(str(i).encode()) for i in range(4000)])
-    assert splits.value_counts(normalize=True).to_dict() == pytest.approx(SPLITS, abs=0.025)
+    counts = pd.Series([split_of(str(i).encode()) for i in range(40_000)]).value_counts()
+    for name, share in SPLITS.items():
+        assert binomtest(int(counts[name]), 40_000, share).pvalue > 1e-3
     assert split_of(b"photo") == split_of(b"photo")
 
 
@@ -170,6 +179,28 @@ def test_pictures_are_gathered_from_the_generators_photos_alone():
     assert len(pictures.pixels) == len(pictures.table)
     with pytest.raises(ValueError, match="got none of n01443537"):
         gather_training_pictures(objects, scenes, synsets=["n01443537"], seed=0)
+
+
+def test_only_photos_that_show_their_class_are_learnt_from(monkeypatch):
+    objects, scenes = labelled_photos([LION, ORGAN]), labelled_photos(BACKGROUND_NAMES)
+    order = np.arange(12) / 12  # the last photos of each class are the best
+    monkeypatch.setattr(training_pictures, "recognisability", lambda pictures, synsets: order)
+    options = {"synsets": [LION, ORGAN], "per_background": 2, "composites": 20, "copies": 1, "seed": 0}
+    pictures = gather_training_pictures(objects, scenes, kept_share=0.5, **options)
+    shown = pictures.pixels[(pictures.table["kind"] == "object").to_numpy()]
+    np.testing.assert_array_equal(shown, objects[1][[3, 4, 5, 9, 10, 11]])
+
+
+def test_a_frame_holds_the_object_and_magnifies_it_within_bounds():
+    photo = np.zeros((64, 64, 3), np.uint8)
+    photo[30:50, 4:24] = 255
+    random = numpy_generator(0, "frame")
+    for _ in range(20):
+        framed = frame_object(photo, (4, 30, 23, 49), random)
+        assert framed.shape == photo.shape
+        assert (framed > 127).mean() == pytest.approx(20 * 20 / 38**2, rel=0.1), "magnified by 64 / 38 at most"
+    whole = frame_object(photo, (0, 0, 63, 63), random)
+    np.testing.assert_array_equal(whole, photo)
 
 
 def test_a_background_without_photos_is_named():

@@ -5,7 +5,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
-from tiny_models import make_tiny_pipeline
 
 from d3s_utils import dreaming
 from d3s_utils.dreaming import (
@@ -24,16 +23,6 @@ from d3s_utils.randomness import derive_seed, numpy_generator
 SETTINGS = {"strength": 0.7, "steps": 6, "guidance_scale": 4.0}
 PROMPTS = [f"a photo of a lion, number {i % 3}" for i in range(7)]
 SEEDS = [derive_seed(0, "image", i) for i in range(7)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder):
-    return load_pipeline(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")

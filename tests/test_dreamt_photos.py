@@ -3,21 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_tiny_pipeline
 
 from d3s_utils import dreamt_photos
 from d3s_utils.dreaming import DreamOptions
 from d3s_utils.dreamt_photos import Dreamer, dream_foregrounds, dream_templates
 from d3s_utils.photos import read_photo
-from d3s_utils.pipelines import load_pipeline
 from d3s_utils.taxonomy import classes_of
 
 CLASSES = classes_of(["lion", "goldfish"])
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    return load_pipeline(make_tiny_pipeline(tmp_path_factory.mktemp("tiny")), device="cpu")
 
 
 def dreamer(pipeline, *, steps: int = 2, seed: int = 0) -> Dreamer:
@@ -84,3 +77,19 @@ def test_templates_of_one_background_share_no_seed_between_splits(pipeline, tmp_
 def test_dreams_have_no_alpha(pipeline, tmp_path):
     with pytest.raises(ValueError, match="mask_mode 'alpha' needs photos"):
         dream_foregrounds(dreamer(pipeline), CLASSES, train=1, val=1, run_folder=tmp_path, mask_mode="alpha")
+
+
+def test_the_critics_favourites_are_kept(pipeline, tmp_path, monkeypatch):
+    marks = {"n02129165-0000": 0.1, "n02129165-0001": 0.8, "n02129165-0002": 0.3, "n02129165-0003": 0.9}
+
+    def asked(files, synsets):
+        assert len(files) == len(synsets) == 8
+        return np.array([marks.get(file.stem, 0.5) for file in files])
+
+    monkeypatch.setattr(dreamt_photos, "recognisability", asked)
+    options = {"train": 1, "val": 1, "run_folder": tmp_path, "mask_mode": "none"}
+    table = dream_foregrounds(dreamer(pipeline), CLASSES, candidates=2, **options).table
+    assert table.foreground_id.tolist() == ["n02129165-0001", "n02129165-0003", "n01443537-0000", "n01443537-0001"]
+    assert table.split.tolist() == ["train", "val"] * 2
+    assert table.recognised.tolist() == [0.8, 0.9, 0.5, 0.5]
+    assert dream_foregrounds(dreamer(pipeline), CLASSES, **options).table.recognised.isna().all()

@@ -13,8 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tiny_models import make_tiny_pipeline
-from tiny_outputs import write_tiny_outputs
 
 from d3s_utils import generation
 from d3s_utils.atomic_files import sha256_of
@@ -22,25 +20,8 @@ from d3s_utils.dreaming import DreamOptions, dream_batch
 from d3s_utils.generation import DiskFullError, generate, shard_folder
 from d3s_utils.generation_requests import image_seed, make_requests
 from d3s_utils.manifest import FolderInUseError, OtherRunError, load_manifest, locked, read_rows
-from d3s_utils.pipelines import load_pipeline
-from d3s_utils.settings import load_settings
 
 OPTIONS = DreamOptions(strength=0.5, steps=4, guidance_scale=2.0)
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    settings = load_settings(
-        "mini",
-        output_dir=tmp_path_factory.mktemp("outputs"),
-        classes=["n03854065", "n02129165"],
-        backgrounds=["snow", "grass"],
-        guides_per_class_train=2,
-        guides_per_class_val=1,
-        templates_per_background=2,
-    )
-    write_tiny_outputs(settings, until="01_compositing")
-    return settings
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +32,6 @@ def guides(settings):
 @pytest.fixture(scope="module")
 def requests(settings, guides):
     return make_requests(guides, root=settings.run_folder, seed=0, options=OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    return load_pipeline(make_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline"), device="cpu")
 
 
 @pytest.fixture(scope="module")

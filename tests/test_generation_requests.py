@@ -4,29 +4,12 @@ import hashlib
 
 import pandas as pd
 import pytest
-from tiny_outputs import write_tiny_outputs
 
 from d3s_utils.dreaming import DreamOptions
 from d3s_utils.generation_requests import GUIDE_COLUMNS, image_seed, make_requests, shard_of
 from d3s_utils.randomness import derive_seed
-from d3s_utils.settings import load_settings
 
 OPTIONS = DreamOptions(strength=0.7, steps=20, guidance_scale=4.0)
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    settings = load_settings(
-        "mini",
-        output_dir=tmp_path_factory.mktemp("outputs"),
-        classes=["n03854065", "n02129165"],
-        backgrounds=["snow", "grass"],
-        guides_per_class_train=2,
-        guides_per_class_val=1,
-        templates_per_background=2,
-    )
-    write_tiny_outputs(settings, until="01_compositing")
-    return settings
 
 
 @pytest.fixture

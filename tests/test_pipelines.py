@@ -6,21 +6,10 @@ import shutil
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
-from tiny_models import make_tiny_pipeline
 
 from d3s_utils import pipelines
 from d3s_utils.devices import choose_device
 from d3s_utils.pipelines import PipelineError, folder_sha256, load_pipeline, truncated_prompts, write_sha256_sums
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder):
-    return load_pipeline(folder, device="cpu")
 
 
 def test_it_loads_with_shared_weights_and_its_own_ddim(pipeline):

@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import re
 import shutil
@@ -78,7 +80,20 @@ def test_the_page_stands_alone(settings):
     assert "<script" not in page
     assert not re.search(r"(src|href)\s*=\s*[\"'](https?:)?//", page)
     assert not re.search(r"url\(|@import", page)
-    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+    assert all(re.match("data:image/(png|webp);base64,", source) for source in re.findall(r'src="([^"]*)"', page))
+
+
+def test_a_sheet_of_pictures_is_embedded_small_and_looks_the_same(settings):
+    path = settings.folder("04_classifier_evaluation") / "sheet.png"
+    random = np.random.default_rng(0)
+    rough = Image.fromarray(random.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize((384, 384), Image.BICUBIC)
+    rough.save(path)
+    sources = re.findall(r'src="data:image/webp;base64,([^"]*)"', page_of(settings))
+    embedded = [base64.b64decode(source) for source in sources]
+    sheet = next(content for content in embedded if Image.open(io.BytesIO(content)).size == (384, 384))
+    assert len(sheet) < path.stat().st_size / 3
+    shown = np.asarray(Image.open(io.BytesIO(sheet)).convert("RGB"), int)
+    assert np.abs(shown - np.asarray(rough)).mean() < 6
 
 
 def test_the_page_says_what_was_found(settings):

@@ -15,6 +15,7 @@ from d3s_utils.taxonomy import (
     in9_of_logits,
     object_prompt,
     scene_prompt,
+    superclass_probabilities,
 )
 
 
@@ -69,3 +70,15 @@ def test_superclass_of_logits_ignores_classes_outside_the_370():
     assert [IN9[i] for i in in9_of_logits(logits)] == ["carnivore", "dog", "fish"]
     with pytest.raises(ValueError, match=r"logits must have shape \(n, 1000\), got \(1000,\)"):
         in9_of_logits(logits[0])
+
+
+def test_superclass_probabilities_add_up_over_the_370_classes():
+    logits = np.random.default_rng(0).normal(0, 3, (4, 1000))
+    shares = superclass_probabilities(logits)
+    np.testing.assert_allclose(shares.sum(1), 1)
+    flat = superclass_probabilities(np.zeros((1, 1000)))[0]
+    counts = [list(IN9_OF_INDEX.values()).count(name) for name in IN9]
+    np.testing.assert_allclose(flat, np.array(counts) / 370)
+    outside = next(index for index in range(1000) if index not in IN9_OF_INDEX)
+    logits[:, outside] += 100  # a class of no superclass changes nothing
+    np.testing.assert_allclose(superclass_probabilities(logits), shares)

@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from d3s_utils.background_classifier import BackgroundHead
 from d3s_utils.classifiers import Classifier
-from d3s_utils.taxonomy import BACKGROUNDS, IN9, IN9_OF_INDEX, imagenet_class
+from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class
 from d3s_utils.validation import (
     Thresholds,
     acceptance_by_threshold,
@@ -20,7 +20,6 @@ from d3s_utils.validation import (
     decide,
     judge,
     read_generated,
-    superclass_probabilities,
 )
 
 LENIENT = Thresholds(foreground=0.3, background=0.5, unsafe=0.8)
@@ -102,18 +101,6 @@ def test_acceptance_falls_with_the_threshold_down_to_what_is_named_first():
     assert curve["used"].iloc[0] == 1.0
     assert curve["used"].iloc[-1] == pytest.approx(3 / 4)
     assert curve["strict"].iloc[-1] == 0.0
-
-
-def test_superclass_probabilities_add_up_over_the_370_classes():
-    logits = np.random.default_rng(0).normal(0, 3, (4, 1000))
-    shares = superclass_probabilities(logits)
-    np.testing.assert_allclose(shares.sum(1), 1)
-    flat = superclass_probabilities(np.zeros((1, 1000)))[0]
-    counts = [list(IN9_OF_INDEX.values()).count(name) for name in IN9]
-    np.testing.assert_allclose(flat, np.array(counts) / 370)
-    outside = next(index for index in range(1000) if index not in IN9_OF_INDEX)
-    logits[:, outside] += 100  # a class of no superclass changes nothing
-    np.testing.assert_allclose(superclass_probabilities(logits), shares)
 
 
 class BrightnessModel(torch.nn.Module):
