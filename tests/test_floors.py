@@ -4,12 +4,12 @@ from d3s_utils.module_imports import PACKAGE, imported_modules
 
 FLOORS = {
     0: (
-        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "photos", "placing", "png_files",
+        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "photos", "placing",
         "probe_figures", "processes", "progress_lines", "randomness", "row_appender", "scene_mining", "taxonomy",
     ),
     1: (
         "classifiers", "compositing", "dependence", "figures", "guide_distance", "masks", "metrics", "photo_sources",
-        "pipelines", "settings",
+        "pipelines", "png_files", "settings",
     ),
     2: (
         "accuracy_figures", "background_classifier", "compositing_speed", "dreaming", "expected_cost", "gathering",
