@@ -4,23 +4,22 @@ from d3s_utils.module_imports import PACKAGE, imported_modules
 
 FLOORS = {
     0: (
-        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "photos", "placing",
-        "probe_figures", "processes", "progress_lines", "randomness", "row_appender", "scene_mining", "taxonomy",
+        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "photos", "placing", "probe_figures",
+        "processes", "progress_lines", "randomness", "row_appender", "scene_mining", "taxonomy",
     ),
     1: (
-        "classifiers", "compositing", "dependence", "figures", "guide_distance", "masks", "metrics", "photo_sources",
-        "pipelines", "png_files", "settings",
+        "classifiers", "dependence", "figures", "guide_distance", "masks", "metrics", "photo_sources", "pipelines",
+        "png_files", "settings",
     ),
     2: (
-        "accuracy_figures", "background_classifier", "compositing_speed", "dreaming", "expected_cost", "gathering",
-        "generation_figures", "guides", "image_safety", "intervals", "invariant_features", "notebook_run", "report",
-        "training_photos",
+        "accuracy_figures", "background_classifier", "compositing", "dreaming", "expected_cost", "generation_figures",
+        "image_safety", "intervals", "invariant_features", "notebook_run", "report", "training_photos",
     ),
     3: (
-        "autoencoder_training", "background_training", "dreamt_photos", "evaluation", "generation_requests",
-        "notebook_graph", "probes", "reference_photos", "training_pictures",
+        "autoencoder_training", "background_training", "compositing_speed", "evaluation", "gathering",
+        "generation_requests", "guides", "notebook_graph", "probes", "reference_photos", "training_pictures",
     ),
-    4: ("diffusion_training", "job", "manifest"),
+    4: ("diffusion_training", "dreamt_photos", "job", "manifest"),
     5: ("generation", "validation"),
     6: ("generation_speed",),
 }  # fmt: skip
