@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
-from timm.data import ImageNetInfo
 
 BACKGROUNDS = {  # name (the prompt's last word) -> the phrase in the prompt, in the paper's order
     "grass": "on grass",
@@ -67,16 +68,20 @@ class ImageNetClass:
 
 @cache
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
-    """Return the 1000 ImageNet classes in order; names and glosses come from timm's `ImageNetInfo`."""
-    info = ImageNetInfo("imagenet-1k")
-    classes = []
-    for index, synset in enumerate(info.label_names()):
-        lemmas = info.label_name_to_description(synset, detailed=False)
-        detailed = info.label_name_to_description(synset, detailed=True)
-        definition = detailed.split(": ", 1)[1] if ": " in detailed else ""
-        name = lemmas.split(", ")[0]
-        classes.append(ImageNetClass(synset, index, name, definition, IN9_OF_INDEX.get(index, "")))
-    return tuple(classes)
+    """Return the 1000 ImageNet classes in order; names and glosses come from timm's lists.
+
+    They are those of `timm.data.ImageNetInfo`, read from its files, since importing timm and torch takes seconds.
+    """
+    lists = Path(find_spec("timm").origin).parent / "data" / "_info"
+    lemmas, definitions = (
+        dict(line.split("\t", 1) for line in (lists / name).read_text(encoding="utf-8").splitlines())
+        for name in ("imagenet_synset_to_lemma.txt", "imagenet_synset_to_definition.txt")
+    )
+    synsets = (lists / "imagenet_synsets.txt").read_text(encoding="utf-8").split()
+    return tuple(
+        ImageNetClass(synset, index, lemmas[synset].split(", ")[0], definitions[synset], IN9_OF_INDEX.get(index, ""))
+        for index, synset in enumerate(synsets)
+    )
 
 
 @cache

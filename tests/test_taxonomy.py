@@ -1,10 +1,13 @@
 """Classes, superclasses, backgrounds, prompts."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
+from timm.data import ImageNetInfo
 
 from d3s_utils.taxonomy import (
     BACKGROUNDS,
@@ -82,3 +85,16 @@ def test_superclass_probabilities_add_up_over_the_370_classes():
     outside = next(index for index in range(1000) if index not in IN9_OF_INDEX)
     logits[:, outside] += 100  # a class of no superclass changes nothing
     np.testing.assert_allclose(superclass_probabilities(logits), shares)
+
+
+def test_names_and_glosses_are_those_of_timm():
+    info = ImageNetInfo("imagenet-1k")
+    assert [c.synset for c in imagenet_classes()] == info.label_names()
+    for c in imagenet_classes():
+        assert c.name == info.label_name_to_description(c.synset, detailed=False).split(", ")[0]
+        assert info.label_name_to_description(c.synset, detailed=True).endswith(f": {c.definition}")
+
+
+def test_settings_are_read_without_importing_torch(root):
+    code = "import sys, d3s_utils.settings as s; s.load_settings('mini'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
