@@ -1,5 +1,6 @@
 """What a linear model can read out of frozen features: cross-probes, with intervals and chance levels."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -120,7 +121,10 @@ def cross_validated_probe(
         raise ValueError(f"folds must be between 2 and the number of groups ({group_count}), got {folds}")
     correct, majority, strengths = np.zeros(len(labels), dtype=bool), np.zeros(len(labels), dtype=bool), []
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    for fold, (train, test) in enumerate(splitter.split(features, labels, groups)):
+    with warnings.catch_warnings():  # a label rarer than the folds is missing from some of them, and that is all
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        splits = list(splitter.split(features, labels, groups))
+    for fold, (train, test) in enumerate(splits):
         known = (features[train], labels[train], groups[train])
         strengths.append(_choose_regularisation(*known, regularisations, choice_share=0.25, seed=seed + fold))
         correct[test] = _fitted(*known[:2], strengths[-1]).predict(features[test]) == labels[test]

@@ -34,5 +34,5 @@ def test_it_judges_a_tiny_data_set(tmp_path, root):
     assert table.loc[table["file"].str.endswith(torn.name), "reason"].str.startswith("unreadable").all()
     assert (table["keep"] == (table["reason"] == "")).all()
     assert len(pd.read_parquet(folder / "agreement.parquet")) == 2 * 2 * 3
-    assert {"claims.png", "agreement.png", "thresholds.png"} <= {path.name for path in Path(folder).glob("*.png")}
+    assert {"agreement.png", "thresholds.png"} <= {path.name for path in Path(folder).glob("*.png")}
     assert set(record["provenance"]["weights"]) == {"tf_efficientnet_lite0", "background_head", "open_nsfw"}
