@@ -117,9 +117,10 @@ def draw_scatter(
     names = list(dict.fromkeys(sorted(labels)))
     colors = colors or dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
     names = [name for name in colors if name in set(names)]
+    size = np.clip(2500 / len(places), 9, 40)  # square points
     for name in names:
         chosen = labels == name
-        ax.scatter(*places[chosen].T, s=9, color=colors[name], label=name, linewidths=0)
+        ax.scatter(*places[chosen].T, s=size, color=colors[name], label=name, linewidths=0)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=10)
     return ax
