@@ -138,7 +138,7 @@ def draw_drops(drops: pd.DataFrame, ax: Axes, *, measures: dict[str, str], title
     ax.set_xlabel("drop: original − shifted (percentage points)")
     ax.set_title(title)
     ax.grid(axis="x", color="0.9")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, ncols=len(measures), loc="lower center", bbox_to_anchor=(0.5, 1.08))
     return ax
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from d3s_utils.settings import Settings
 
 BYTES_PER_PIXEL = 2.0  # of a png of a photo: about two thirds of its three bytes
-JUDGED_PICTURES_PER_SECOND = {"cpu": 5.0, "gpu": 250.0}  # notebooks 03 to 05 together, all classifiers
+JUDGED_PICTURES_PER_SECOND = {"cpu": 8.0, "gpu": 250.0}  # notebooks 03 to 05 together, all classifiers
 BUNDLED_STEPS_PER_SECOND = 70.0  # pictures x denoising steps, guided, on two cores
 STABLE_DIFFUSION_STEPS_PER_SECOND = 25.0  # the same at 512 px on one data-centre GPU in half precision
 OVERHEAD_SECONDS = 150.0  # starting five kernels, loading models, drawing, training the projection
