@@ -101,6 +101,11 @@ def train_with_checkpoints(
     average.copy_to(parameters)
 
 
+def steps_done(checkpoint: Path) -> int:
+    """Return how many steps a checkpoint of `train_with_checkpoints` stands for, 0 where there is none."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=False)["step"] if checkpoint.exists() else 0
+
+
 def _learning_rate_share(step: int, steps: int, warmup_steps: int, final_share: float) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -1,7 +1,7 @@
 """The bundled text-to-image model: its parts, its training on latents, and the diffusers folder it becomes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from d3s_utils.checkpoints import train_with_checkpoints
+from d3s_utils.checkpoints import steps_done, train_with_checkpoints
+from d3s_utils.png_files import write_png
 from d3s_utils.randomness import numpy_generator, torch_generator
 from d3s_utils.taxonomy import BACKGROUNDS, imagenet_classes, object_prompt, scene_prompt
 from d3s_utils.training_pictures import caption
@@ -239,6 +240,44 @@ def train_diffusion(
     )
 
 
+def draw_while_training(
+    records: Iterable[dict],
+    *,
+    autoencoder: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    scaling_factor: float,
+    prompts: list[str],
+    every: int,
+    checkpoint: Path,
+    folder: Path,
+    seed: int,
+    steps: int = 20,
+    guidance_scale: float = 4.0,
+) -> Iterator[dict]:
+    """Pass `train_diffusion`'s records on, and dream `prompts` each time that `every` more steps are done.
+
+    Each time with the same noise, so that only the training differs; with the weights as they are, before averaging. A
+    run that is resumed keeps the pictures that it has, and draws none for steps that are behind it.
+
+    Args:
+        checkpoint: The one that `train_diffusion` goes on from.
+        folder: Where ``step_<number>.png`` goes, the pictures side by side.
+    """
+    pipeline = _pipeline(autoencoder, unet, text_encoder, tokenizer, scaling_factor)
+    pipeline.set_progress_bar_config(disable=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = steps_done(checkpoint) // every
+    for record in records:
+        if record["step"] // every > drawn:
+            drawn = record["step"] // every
+            noise = [torch_generator(seed, "sample", i) for i in range(len(prompts))]
+            images = pipeline(prompts, num_inference_steps=steps, guidance_scale=guidance_scale, generator=noise).images
+            write_png(folder / f"step_{record['step']:06d}.png", np.hstack([np.asarray(image) for image in images]))
+        yield record
+
+
 def save_pipeline(
     folder: Path,
     *,
@@ -253,8 +292,18 @@ def save_pipeline(
     U-Net and autoencoder are stored in half precision, which diffusers loads as float32. The text encoder is not:
     transformers would load it as it lies, and half and single precision do not mix.
     """
+    pipeline = _pipeline(autoencoder, unet, text_encoder, tokenizer, scaling_factor)
+    for part in (autoencoder, unet):
+        part.half()
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for part in (autoencoder, unet):
+        part.float()
+    return folder
+
+
+def _pipeline(autoencoder, unet, text_encoder, tokenizer, scaling_factor: float) -> StableDiffusionPipeline:
     autoencoder.register_to_config(scaling_factor=scaling_factor)
-    pipeline = StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -264,9 +313,3 @@ def save_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    for part in (autoencoder, unet):
-        part.half()
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    for part in (autoencoder, unet):
-        part.float()
-    return folder

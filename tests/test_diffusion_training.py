@@ -13,6 +13,7 @@ from d3s_utils import training_pictures
 from d3s_utils.autoencoder_training import make_autoencoder, photo_batch, reconstruct, train_autoencoder
 from d3s_utils.diffusion_training import (
     Latents,
+    draw_while_training,
     encode_pictures,
     make_scheduler,
     make_text_encoder,
@@ -246,6 +247,42 @@ def test_the_loss_falls_and_a_checkpoint_resumes_to_the_same_weights(tokenizer, 
     assert resumed == expected
     assert expected[-1]["loss"] < expected[0]["loss"]
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_samples_are_drawn_on_the_way_and_change_nothing(tokenizer, tmp_path):
+    table, pixels = labelled_photos([LION])
+    autoencoder = tiny_autoencoder()
+    latents = encode_pictures(autoencoder, pixels)
+    pictures = pd.DataFrame({"kind": "object", "synset": table["synset"], "background": ""})
+
+    def train(name: str, stop_after: int | None = None, drawn: bool = True):
+        torch.manual_seed(0)
+        text_encoder, unet = make_text_encoder(tokenizer, width=32, layers=1), tiny_unet()
+        checkpoint = tmp_path / f"{name}.pt"
+        records = train_diffusion(
+            unet, text_encoder, tokenizer, latents, pictures, steps=6, checkpoint=checkpoint, seed=0,
+            batch_size=2, weights=np.ones(len(pictures)), checkpoint_every=1,
+        )  # fmt: skip
+        if drawn:
+            records = draw_while_training(
+                records, autoencoder=autoencoder, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer,
+                scaling_factor=1.0, prompts=["a lion", "a scene"], every=2, checkpoint=checkpoint,
+                folder=tmp_path / name, seed=0, steps=2,
+            )  # fmt: skip
+        for record in records:
+            if record["step"] == stop_after:
+                break
+        return unet.state_dict()
+
+    plain, drawn = train("plain", drawn=False), train("drawn")
+    assert all(torch.equal(plain[key], drawn[key]) for key in plain)
+    files = sorted((tmp_path / "drawn").iterdir())
+    assert [file.name for file in files] == ["step_000002.png", "step_000004.png", "step_000006.png"]
+    assert np.asarray(Image.open(files[0])).shape == (64, 128, 3)
+    train("cut", stop_after=4)
+    (tmp_path / "cut" / "step_000002.png").unlink()
+    train("cut")
+    assert [file.name for file in sorted((tmp_path / "cut").iterdir())] == ["step_000004.png", "step_000006.png"]
 
 
 def test_the_saved_folder_loads_unchanged_in_both_pipelines(tokenizer, tmp_path):

@@ -45,4 +45,6 @@ def test_it_trains_measures_and_saves_a_model(tmp_path, root):
     curves = pd.read_parquet(folder / "loss.parquet")
     autoencoder = curves[curves["part"] == "autoencoder"]["loss"]
     assert autoencoder.iloc[-1] < 0.7 * autoencoder.iloc[0], "the loss must fall"
-    assert {"loss.png", "objects.png", "pairs.png", "scenes.png"} <= {path.name for path in folder.glob("*.png")}
+    assert {"loss.png", "samples.png", "objects.png", "pairs.png", "scenes.png"} <= {
+        path.name for path in folder.glob("*.png")
+    }
