@@ -20,6 +20,7 @@ from d3s_utils.dreaming import DreamOptions, dream_batch
 from d3s_utils.generation import DiskFullError, generate, shard_folder
 from d3s_utils.generation_requests import image_seed, make_requests
 from d3s_utils.manifest import FolderInUseError, OtherRunError, load_manifest, locked, read_rows
+from d3s_utils.pipelines import load_pipeline
 
 OPTIONS = DreamOptions(strength=0.5, steps=4, guidance_scale=2.0)
 
@@ -307,10 +308,12 @@ def test_requests_that_do_not_fit(make, requests, tmp_path):
         make(tmp_path / "images", max_attempts=0)
 
 
-def test_killed_at_any_instant_it_ends_with_the_same_dataset(make, reference, tmp_path, monkeypatch):
-    """Real SIGKILLs in a loop: each life is ended after a few batches, at any place in the next one."""
-    images, log, batch_size = tmp_path / "images", tmp_path / "log", 2
-    log.touch()
+def live(folder, requests, root, images, batch_size, log):
+    """One life of a run that will be killed: `log` gets a line when a batch begins and one for each picture."""
+
+    def note(line):
+        with open(log, "a") as file:
+            file.write(line + "\n")
 
     def logged_dream(pipeline, prompts, seeds, **options):
         note(f"begin {os.getpid()}")
@@ -320,14 +323,22 @@ def test_killed_at_any_instant_it_ends_with_the_same_dataset(make, reference, tm
             note(f"dreamt {os.getpid()} {seed}")
         return pictures
 
-    def note(line):
-        with open(log, "a") as file:
-            file.write(line + "\n")
+    generation.dream_batch = logged_dream
+    generate(requests, images, load_pipeline(folder, device="cpu"), root=root, batch_size=batch_size)
 
-    monkeypatch.setattr(generation, "dream_batch", logged_dream)
-    context, choice, kills = multiprocessing.get_context("fork"), random.Random(5), 0
+
+def test_killed_at_any_instant_it_ends_with_the_same_dataset(folder, requests, settings, reference, tmp_path):
+    """Real SIGKILLs in a loop: each life is ended after a few batches, at any place in the next one.
+
+    Lives come from a fork server, which has no threads: a fork of this process may wait for one for ever.
+    """
+    images, log, batch_size = tmp_path / "images", tmp_path / "log", 2
+    log.touch()
+    context, choice, kills = multiprocessing.get_context("forkserver"), random.Random(5), 0
+    context.set_forkserver_preload(["pytest", "d3s_utils.diffusion_training", "d3s_utils.generation"])
+    given = (folder, requests, settings.run_folder, images, batch_size, log)
     for life in range(60):
-        process = context.Process(target=make, args=(images,), kwargs={"batch_size": batch_size})
+        process = context.Process(target=live, args=given)
         process.start()
         batches = choice.choice([0, 1, 1, 2]) if life < 20 else 99
         while process.is_alive() and log.read_text().count(f"begin {process.pid}") < batches:

@@ -162,15 +162,15 @@ def test_set_aside_keeps_everything(images):
 def hold(images, started, end):
     with locked(images):
         started.set()
-        end.wait(30)
+        end.wait(300)
 
 
 def test_only_one_process_writes(images):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     started, end = context.Event(), context.Event()
     process = context.Process(target=hold, args=(images, started, end))
     process.start()
-    assert started.wait(30)
+    assert started.wait(120)
     with (
         pytest.raises(FolderInUseError, match=rf"written by another process \(process {process.pid}\)"),
         locked(images),
