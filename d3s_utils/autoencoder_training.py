@@ -1,6 +1,6 @@
 """The small variational autoencoder of the bundled diffusion model: 64 x 64 pixels to 16 x 16 latents of 8 channels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from d3s_utils.checkpoints import train_with_checkpoints
 from d3s_utils.classifiers import CRITIC, load_bundled_classifier
 from d3s_utils.intervals import bootstrap_mean
 from d3s_utils.metrics import Estimate
-from d3s_utils.randomness import numpy_generator, torch_generator
+from d3s_utils.randomness import derive_seed, numpy_generator, torch_generator
 
 
 def make_autoencoder(*, latent_channels: int = 8, channels: tuple[int, ...] = (32, 64, 128)) -> AutoencoderKL:
@@ -40,15 +40,59 @@ class PerceptualDistance(torch.nn.Module):
         self.network = load_bundled_classifier(CRITIC, features_only=True, out_indices=(0, 1, 2, 3))
         self.network.requires_grad_(False)
 
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each feature map."""
+        return self.network.feature_info.channels()
+
+    def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """Return unit-length feature maps of pictures in [-1, 1], shape (n, 3, h, w), seen at twice their side."""
+        maps = self.network(torch.nn.functional.interpolate(pictures, scale_factor=2, mode="bilinear"))
+        return [m / (m.square().sum(1, keepdim=True) + 1e-6).sqrt() for m in maps]
+
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Return the mean distance between two batches of pictures in [-1, 1], shape (n, 3, h, w)."""
-        pictures = torch.nn.functional.interpolate(torch.cat([first, second]), scale_factor=2, mode="bilinear")
-        distance = first.new_zeros(())
-        for features in self.network(pictures):
-            unit = features / (features.square().sum(1, keepdim=True) + 1e-6).sqrt()
-            one, two = unit.chunk(2)
-            distance = distance + (one - two).square().sum(1).mean()
-        return distance
+        return feature_distance(*zip(*(m.chunk(2) for m in self.features(torch.cat([first, second]))), strict=True))
+
+
+def feature_distance(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the squared distance of two lists of feature maps at each place: mean over places, sum over maps."""
+    return sum((one - two).square().sum(1).mean() for one, two in zip(first, second, strict=True))
+
+
+class FeatureDiscriminator(torch.nn.Module):
+    """Tells photos from decoded pictures, place by place, by a small head on each frozen feature map.
+
+    On frozen features a discriminator needs little training and hardly any time (Sauer et al. 2021, "Projected GANs",
+    arXiv:2111.01007).
+    """
+
+    def __init__(self, widths: Sequence[int], *, hidden: int = 64) -> None:
+        super().__init__()
+        self.heads = torch.nn.ModuleList(
+            torch.nn.Sequential(
+                torch.nn.Conv2d(width, hidden, 1), torch.nn.LeakyReLU(0.2), torch.nn.Conv2d(hidden, 1, 1)
+            )
+            for width in widths
+        )
+
+    def adversarial_loss(
+        self, photos: Sequence[torch.Tensor], decoded: Sequence[torch.Tensor], *, weight: float
+    ) -> torch.Tensor:
+        """Return the hinge loss of the heads, whose gradient reaches `decoded` reversed and times `weight`.
+
+        So one step of one optimizer makes the heads better at telling the two apart and the decoder better at fooling
+        them (Ganin & Lempitsky 2015, arXiv:1409.7495). At chance it is 1 (or a little more) a head.
+
+        Args:
+            photos, decoded: Lists of feature maps, one a head.
+        """
+        loss = 0.0
+        for head, real, fake in zip(self.heads, photos, decoded, strict=True):
+            reversed_fake = (1 + weight) * fake.detach() - weight * fake
+            told = torch.relu(1 - head(real.detach())).mean() + torch.relu(1 + head(reversed_fake)).mean()
+            loss = loss + told / 2
+        return loss
 
 
 def photo_batch(photos: torch.Tensor, *, size: int, crop: int, seed: int, step: int) -> torch.Tensor:
@@ -72,6 +116,7 @@ def train_autoencoder(
     crop: int = 32,
     whole_share: float = 0.25,
     perceptual_weight: float = 0.1,
+    adversarial_weight: float = 0.0,
     kl_weight: float = 1e-3,
     learning_rate: float = 1e-3,
     freeze_encoder: bool = False,
@@ -79,17 +124,30 @@ def train_autoencoder(
 ) -> Iterator[dict]:
     """Train on crops, and on whole photos for the last `whole_share` of the steps (a quarter as many a batch).
 
-    The loss is L1 + `perceptual_weight` x `PerceptualDistance` + `kl_weight` x the KL divergence per latent value.
+    The loss is L1 + `perceptual_weight` x `PerceptualDistance` + `kl_weight` x the KL divergence per latent value, and
+    the decoder is pushed, `adversarial_weight` times, to fool a `FeatureDiscriminator` that learns beside it.
 
     Args:
         photos: uint8, shape (n, 3, 64, 64).
+        adversarial_weight: Needs a `perceptual_weight` above 0, whose features it uses.
         freeze_encoder: Train the decoder alone. Latents stay as they are, so this may go on while a diffusion model
             learns them, or after.
 
     Yields:
         Records of `train_with_checkpoints`.
+
+    Raises:
+        ValueError: If `adversarial_weight` is above 0 without a `perceptual_weight`.
     """
-    perceptual = PerceptualDistance() if perceptual_weight > 0 else None
+    if adversarial_weight > 0 and not perceptual_weight > 0:
+        raise ValueError(f"adversarial_weight {adversarial_weight} needs a perceptual_weight above 0, got none")
+    device = autoencoder.device
+    perceptual = PerceptualDistance().to(device) if perceptual_weight > 0 else None
+    modules = {"autoencoder": autoencoder}
+    if adversarial_weight > 0:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "discriminator"))
+            modules["discriminator"] = FeatureDiscriminator(perceptual.widths).to(device)
     for part in (autoencoder.encoder, autoencoder.quant_conv):
         part.requires_grad_(not freeze_encoder)
     whole_from = int(steps * (1 - whole_share))
@@ -102,16 +160,22 @@ def train_autoencoder(
             crop=photos.shape[-1] if whole else crop,
             seed=seed,
             step=step,
-        ).to(memory_format=torch.channels_last)
+        ).to(device, memory_format=torch.channels_last)
         with torch.set_grad_enabled(not freeze_encoder):
             posterior = autoencoder.encode(pixels).latent_dist
         latents = posterior.sample(generator=torch_generator(seed, "posterior", step))
         decoded = autoencoder.decode(latents).sample
         loss = (decoded - pixels).abs().mean() + kl_weight * posterior.kl().mean() / latents[0].numel()
-        return loss + perceptual_weight * perceptual(decoded, pixels) if perceptual is not None else loss
+        if perceptual is not None:
+            both = [m.chunk(2) for m in perceptual.features(torch.cat([decoded, pixels]))]
+            fake, real = zip(*both, strict=True)
+            loss = loss + perceptual_weight * feature_distance(fake, real)
+        if adversarial_weight > 0:
+            loss = loss + modules["discriminator"].adversarial_loss(real, fake, weight=adversarial_weight)
+        return loss
 
     yield from train_with_checkpoints(
-        {"autoencoder": autoencoder},
+        modules,
         loss_at_step,
         steps=steps,
         learning_rate=learning_rate,

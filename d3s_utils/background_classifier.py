@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
-import timm
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -23,6 +22,7 @@ from d3s_utils.classifiers import (
     bundled_weights_file,
     load_bundled_classifier,
     prepared_batches,
+    whole_picture_transform,
 )
 from d3s_utils.devices import choose_device
 from d3s_utils.taxonomy import BACKGROUNDS
@@ -82,12 +82,6 @@ class BackgroundHead:
     def predict(self, pictures: Sequence[Picture], *, batch_size: int = 64) -> np.ndarray:
         """Return the name of the most probable background of each picture, strings (n,)."""
         return np.array(list(BACKGROUNDS))[self.probabilities(pictures, batch_size=batch_size).argmax(1)]
-
-
-def whole_picture_transform(backbone: torch.nn.Module, side: int):
-    """Return timm's evaluation transform of `backbone` at `side` pixels, without its crop."""
-    config = timm.data.resolve_model_data_config(backbone) | {"input_size": (3, side, side), "crop_pct": 1.0}
-    return timm.data.create_transform(**config, is_training=False)
 
 
 def load_backbone(name: str, *, device: str = "cpu") -> torch.nn.Module:

@@ -26,9 +26,8 @@ from d3s_utils.background_classifier import (
     background_features,
     load_backbone,
     save_background_head,
-    whole_picture_transform,
 )
-from d3s_utils.classifiers import bundled_weights_file, prepared_batches
+from d3s_utils.classifiers import bundled_weights_file, prepared_batches, whole_picture_transform
 from d3s_utils.intervals import wilson
 from d3s_utils.randomness import derive_seed, numpy_generator
 from d3s_utils.taxonomy import BACKGROUNDS, check_background

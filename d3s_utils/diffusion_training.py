@@ -13,11 +13,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from d3s_utils.autoencoder_training import make_autoencoder
 from d3s_utils.checkpoints import steps_done, train_with_checkpoints
+from d3s_utils.devices import choose_device
+from d3s_utils.pipelines import load_pipeline
 from d3s_utils.png_files import write_png
 from d3s_utils.randomness import numpy_generator, torch_generator
 from d3s_utils.taxonomy import BACKGROUNDS, imagenet_classes, object_prompt, scene_prompt
-from d3s_utils.training_pictures import caption
+from d3s_utils.training_pictures import varied_caption
 
 
 def make_tokenizer(*, words: int = 4096, longest: int = 64) -> CLIPTokenizer:
@@ -42,6 +45,10 @@ def make_tokenizer(*, words: int = 4096, longest: int = 64) -> CLIPTokenizer:
     prompts = [object_prompt(c, background=b) for c in imagenet_classes() for b in ("grass", "night")]
     prompts += [scene_prompt(b) for b in BACKGROUNDS] * 50
     trained.train_from_iterator(prompts, trainer)
+    return _clip_tokenizer(trained, longest)
+
+
+def _clip_tokenizer(trained: Tokenizer, longest: int) -> CLIPTokenizer:
     byte_pairs = json.loads(trained.to_str())["model"]
     vocabulary, merges = byte_pairs["vocab"], [tuple(pair) for pair in byte_pairs["merges"]]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=longest)
@@ -103,6 +110,43 @@ def make_scheduler() -> DDIMScheduler:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )
+
+
+def assemble_pipeline(
+    *, autoencoder: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> StableDiffusionPipeline:
+    """Return the parts as one pipeline; it holds them, so training them trains the pipeline."""
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def pipeline_to_train(start_from: str | Path = "", *, device: str = "cpu") -> StableDiffusionPipeline:
+    """Return the bundled model's architecture with random weights, or a trained pipeline to go on from.
+
+    Args:
+        start_from: Nothing for random weights (`torch.manual_seed` decides them), or as in `load_pipeline`.
+        device: See `devices.choose_device`.
+
+    Raises:
+        PipelineError: If `start_from` cannot be loaded.
+    """
+    if start_from:
+        loaded = load_pipeline(start_from, device=device, precision="float32").text_to_image
+        parts = {"autoencoder": loaded.vae, "unet": loaded.unet, "text_encoder": loaded.text_encoder}
+        return assemble_pipeline(tokenizer=loaded.tokenizer, **parts)
+    tokenizer = make_tokenizer()
+    parts = {"autoencoder": make_autoencoder(), "unet": make_unet(), "text_encoder": make_text_encoder(tokenizer)}
+    return assemble_pipeline(tokenizer=tokenizer, **parts).to(choose_device(device))
 
 
 @dataclass(frozen=True)
@@ -169,9 +213,7 @@ def sampling_weights(
 
 
 def train_diffusion(
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
+    pipeline: StableDiffusionPipeline,
     latents: Latents,
     table: pd.DataFrame,
     *,
@@ -182,41 +224,39 @@ def train_diffusion(
     batch_size: int = 32,
     learning_rate: float = 4e-4,
     text_dropout: float = 0.1,
-    gloss_dropout: float = 0.3,
+    compiled: bool = False,
     checkpoint_every: int = 100,
 ) -> Iterator[dict]:
     """Train U-Net and text encoder together to predict v (Salimans & Ho 2022, arXiv:2202.00512).
 
+    On a GPU the two compute in bfloat16; the weights stay in float32.
+
     Args:
+        pipeline: Its autoencoder's `scaling_factor` scales the latents.
         latents: Of the pictures that `table` (`TrainingPictures.table`) describes.
         weights: `sampling_weights`.
         text_dropout: Share of pictures whose prompt is empty (classifier-free guidance).
-        gloss_dropout: Share of prompts without the class's gloss.
+        compiled: Compile the U-Net first: minutes that pay on a GPU.
 
     Yields:
         Records of `train_with_checkpoints`.
     """
-    schedule, scale = make_scheduler(), latents.scale
-    cumulative = schedule.alphas_cumprod.float()
+    unet, text_encoder, scale = pipeline.unet, pipeline.text_encoder, pipeline.vae.config.scaling_factor
+    device = unet.device
+    denoise = torch.compile(unet) if compiled else unet
+    cumulative = make_scheduler().alphas_cumprod.float()
     edges = np.cumsum(weights)
     synsets, backgrounds = table["synset"].to_list(), table["background"].to_list()
-    tokens_of: dict[str, torch.Tensor] = {}
-
-    def tokens(text: str) -> torch.Tensor:
-        if text not in tokens_of:
-            tokens_of[text] = tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids[0]
-        return tokens_of[text]
 
     def loss_at_step(step: int) -> torch.Tensor:
         random = numpy_generator(seed, "diffusion", step)
         rows = np.minimum(np.searchsorted(edges, random.random(batch_size) * edges[-1]), len(edges) - 1)
         texts = [
-            "" if drop < text_dropout else caption(synsets[row], backgrounds[row], gloss=gloss >= gloss_dropout)
-            for row, drop, gloss in zip(rows, random.random(batch_size), random.random(batch_size), strict=True)
+            "" if drop < text_dropout else varied_caption(synsets[row], backgrounds[row], random)
+            for row, drop in zip(rows, random.random(batch_size), strict=True)
         ]
         distinct = sorted(set(texts))
-        hidden = text_encoder(torch.stack([tokens(text) for text in distinct]).to(unet.device)).last_hidden_state
-        states = hidden[[distinct.index(text) for text in texts]]
+        tokens = pipeline.tokenizer(distinct, padding="max_length", truncation=True, return_tensors="pt").input_ids
         noise_generator = torch_generator(seed, "diffusion noise", step)
         mean, deviation = latents.mean[rows].float(), latents.deviation[rows].float()
         clean = scale * (mean + deviation * torch.randn(mean.shape, generator=noise_generator))
@@ -225,9 +265,11 @@ def train_diffusion(
         signal = cumulative[times].sqrt()[:, None, None, None]
         sigma = (1 - cumulative[times]).sqrt()[:, None, None, None]
         noisy, target = signal * clean + sigma * noise, signal * noise - sigma * clean
-        noisy = noisy.to(unet.device, memory_format=torch.channels_last)
-        predicted = unet(noisy, times.to(unet.device), states).sample
-        return torch.nn.functional.mse_loss(predicted, target.to(unet.device))
+        noisy = noisy.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            hidden = text_encoder(tokens.to(device)).last_hidden_state
+            predicted = denoise(noisy, times.to(device), hidden[[distinct.index(text) for text in texts]]).sample
+        return torch.nn.functional.mse_loss(predicted.float(), target.to(device))
 
     yield from train_with_checkpoints(
         {"unet": unet, "text_encoder": text_encoder},
@@ -242,12 +284,8 @@ def train_diffusion(
 
 def draw_while_training(
     records: Iterable[dict],
+    pipeline: StableDiffusionPipeline,
     *,
-    autoencoder: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    scaling_factor: float,
     prompts: list[str],
     every: int,
     checkpoint: Path,
@@ -262,11 +300,10 @@ def draw_while_training(
     run that is resumed keeps the pictures that it has, and draws none for steps that are behind it.
 
     Args:
+        pipeline: The one that is trained.
         checkpoint: The one that `train_diffusion` goes on from.
         folder: Where ``step_<number>.png`` goes, the pictures side by side.
     """
-    pipeline = _pipeline(autoencoder, unet, text_encoder, tokenizer, scaling_factor)
-    pipeline.set_progress_bar_config(disable=True)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = steps_done(checkpoint) // every
     for record in records:
@@ -278,38 +315,20 @@ def draw_while_training(
         yield record
 
 
-def save_pipeline(
-    folder: Path,
-    *,
-    autoencoder: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    scaling_factor: float,
-) -> Path:
-    """Save a StableDiffusionPipeline that diffusers loads unchanged, and return its folder.
+def save_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> Path:
+    """Save a pipeline as a folder that diffusers loads unchanged, and return the folder.
 
     U-Net and autoencoder are stored in half precision, which diffusers loads as float32. The text encoder is not:
-    transformers would load it as it lies, and half and single precision do not mix.
+    transformers would load it as it lies, and half and single precision do not mix. No file tells what folder a part
+    was loaded from or how it was used since, so the same weights give the same files.
     """
-    pipeline = _pipeline(autoencoder, unet, text_encoder, tokenizer, scaling_factor)
-    for part in (autoencoder, unet):
+    tokenizer = pipeline.tokenizer
+    pipeline.register_modules(tokenizer=_clip_tokenizer(tokenizer.backend_tokenizer, tokenizer.model_max_length))
+    parts = (pipeline.vae, pipeline.unet)
+    for part in parts:
+        part.register_to_config(_name_or_path="")
         part.half()
     pipeline.save_pretrained(folder, safe_serialization=True)
-    for part in (autoencoder, unet):
+    for part in parts:
         part.float()
     return folder
-
-
-def _pipeline(autoencoder, unet, text_encoder, tokenizer, scaling_factor: float) -> StableDiffusionPipeline:
-    autoencoder.register_to_config(scaling_factor=scaling_factor)
-    return StableDiffusionPipeline(
-        vae=autoencoder,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=make_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )

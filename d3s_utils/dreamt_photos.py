@@ -69,16 +69,19 @@ def dream_foregrounds(
     """Dream `train` + `val` objects of each class, from its prompt without a background.
 
     Args:
-        candidates: So many times as many are dreamt, and those that `recognisability` puts first are kept: what
-            photos of a data set have by their labels, dreamt objects must first show.
+        candidates: How many objects are dreamt for each that is kept. Those are kept which `recognisability` finds
+            best: a photo shows what its label says, a small model's dream may not.
 
     Returns:
         The columns of `gathering.gather_foregrounds`, with `source` "dreamt", and `recognised`, the critic's
         probability (NaN where there was nothing to choose from).
 
     Raises:
-        ValueError: If `mask_mode` asks for alpha or mask files, which dreamt pictures have not.
+        ValueError: If `mask_mode` asks for alpha or mask files, which dreamt pictures have not, or `candidates` is
+            below 1.
     """
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1, got {candidates}")
     if mask_mode in ("alpha", "file"):
         raise ValueError(f"mask_mode {mask_mode!r} needs photos that have one: set `photos`, or take none or ellipse")
     mode = "none" if mask_mode == "auto" else mask_mode
@@ -99,7 +102,9 @@ def dream_foregrounds(
     gathered = dream_pictures(dreamer, pd.DataFrame(rows), run_folder=run_folder, description="dreamt foregrounds")
     table = gathered.table.assign(recognised=np.nan)
     if candidates > 1:
-        table["recognised"] = recognisability([run_folder / file for file in table.file], table.synset)
+        table["recognised"] = recognisability(
+            [run_folder / file for file in table.file], table.synset, device=str(dreamer.pipeline.device)
+        )
         best = table.groupby("synset").recognised.rank(ascending=False, method="first") <= train + val
         table = table[best].reset_index(drop=True)
     split = np.where(table.groupby("synset").cumcount() < train, "train", "val")

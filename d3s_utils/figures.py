@@ -30,16 +30,20 @@ _NOTHING = 225  # grey level of a cell that has no picture
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 120) -> Path:
-    """Save `figure` as a png, whole or not at all, and return its path; the figure stays open for the notebook.
+    """Save `figure`, whole or not at all, and return its path; the figure stays open for the notebook.
 
-    Its title (or that of its first axes) goes into the file as ``Title``, where the report finds its caption.
+    Its title (or that of its first axes) goes into a png as ``Title``, where the report finds its caption. A jpg, for
+    sheets of pictures that go into a repository, has none.
     """
     path = Path(path)
-    if path.suffix != ".png":
-        raise ValueError(f"path must end in .png, got {path.name!r}")
+    formats = {
+        ".png": {"format": "png", "metadata": {"Software": None, "Title": _title(figure)}},
+        ".jpg": {"format": "jpg", "pil_kwargs": {"quality": 88, "optimize": True}},
+    }
+    if path.suffix not in formats:
+        raise ValueError(f"path must end in .png or .jpg, got {path.name!r}")
     buffer = io.BytesIO()
-    metadata = {"Software": None, "Title": _title(figure)}
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata=metadata)
+    figure.savefig(buffer, dpi=dpi, bbox_inches="tight", **formats[path.suffix])
     write_bytes(path, buffer.getvalue())
     return path
 

@@ -1,4 +1,6 @@
-"""The figures of notebook 02: how far dreams are from their guides, by background and by strength."""
+"""Figures of dreams: how far they are from their guides, and what a setting does to them."""
+
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -47,3 +49,32 @@ def draw_strength(estimates: pd.DataFrame, ax: Axes, *, chosen: float, title: st
     ax.set_title(title)
     ax.legend(frameon=False)
     return ax
+
+
+MEASURES = {  # of `generator_quality.setting_curve` -> how its axis is labelled
+    "foreground_agreement": "object found (share)",
+    "background_agreement": "background found (share)",
+    "kernel_distance": "kernel distance to photos",
+    "guide_distance": "distance to the guide\n(grey levels of 255)",
+}
+
+
+def draw_setting_curve(curve: pd.DataFrame, axes: Sequence[Axes], *, chosen: float, wanted: dict[str, float]) -> None:
+    """Draw what a setting does to dreams, a panel for each of the `MEASURES`.
+
+    Args:
+        curve: Of `generator_quality.setting_curve`, of one setting.
+        axes: As many as there are measures.
+        chosen: The setting's value in the profile, marked in each panel.
+        wanted: Measure -> the value that it should reach, drawn as a line.
+    """
+    setting = curve["setting"].iloc[0].replace("_", " ")
+    for ax, (measure, label) in zip(axes, MEASURES.items(), strict=True):
+        rows = curve[curve["measure"] == measure]
+        ax.plot(rows["at"], rows["value"], marker="o", color="0.2")
+        ax.fill_between(rows["at"], rows["low"], rows["high"], color="0.2", alpha=0.15)
+        ax.axvline(chosen, color="#cc6677", linestyle="--", label=f"chosen: {chosen:g}")
+        if measure in wanted:
+            ax.axhline(wanted[measure], color="#332288", linestyle=":", label=f"wanted: {wanted[measure]:.2f}")
+        ax.set(xlabel=setting, ylabel=label, ylim=(0, None))
+        ax.legend(frameon=False, fontsize=8)

@@ -116,6 +116,35 @@ def paired_difference(
     Raises:
         ValueError: If lengths do not fit, a value is not finite, or a group has no value on one side.
     """
+    means, draws, group_count = _paired_means(first, second, groups, second_groups, seed, samples, "paired_difference")
+    return _percentile(means[0] - means[1], draws[0] - draws[1], group_count, confidence)
+
+
+def ratio_of_means(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    second_groups: ArrayLike | None = None,
+    seed: int = 0,
+    samples: int = 2000,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Return mean(first) / mean(second), with the arguments, the interval and the errors of `paired_difference`.
+
+    Raises:
+        ValueError: Also if the second mean is not above 0.
+    """
+    means, draws, group_count = _paired_means(first, second, groups, second_groups, seed, samples, "ratio_of_means")
+    if not means[1] > 0:
+        raise ValueError(f"second must have a mean above 0 to divide by, got {means[1]}")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = draws[0] / draws[1]
+    return _percentile(means[0] / means[1], ratios[np.isfinite(ratios)], group_count, confidence)
+
+
+def _paired_means(first, second, groups, second_groups, seed: int, samples: int, name: str):
+    """Return both means, their bootstrap draws over shared groups (2, samples), and the number of groups."""
     if groups is None:
         groups = np.arange(np.size(first))
     second_groups = groups if second_groups is None else second_groups
@@ -134,10 +163,10 @@ def paired_difference(
     if len(lonely):
         raise ValueError(f"every group must have values on both sides; {len(lonely)} do not, such as {lonely[0]!r}")
     draws = [
-        weights @ sums_1 / (weights @ counts_1) - weights @ sums_2 / (weights @ counts_2)
-        for weights in _bootstrap_weights(group_count, seed=seed, samples=samples, name="paired_difference")
+        np.stack([weights @ sums_1 / (weights @ counts_1), weights @ sums_2 / (weights @ counts_2)])
+        for weights in _bootstrap_weights(group_count, seed=seed, samples=samples, name=name)
     ]
-    return _percentile(first.mean() - second.mean(), np.concatenate(draws), int(group_count), confidence)
+    return (first.mean(), second.mean()), np.concatenate(draws, axis=1), int(group_count)
 
 
 def _wilson(share: float, trials: float, total: int, confidence: float) -> Estimate:

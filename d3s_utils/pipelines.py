@@ -104,7 +104,8 @@ def load_pipeline(
 def folder_sha256(folder: Path) -> str:
     """Return one sha256 for a pipeline folder: of the sorted names and sha256 of its weights and settings.
 
-    Counted are files ending in ``.safetensors``, ``.bin``, ``.json`` or ``.txt``; a model card may change.
+    Counted is what diffusers reads: ``model_index.json``, and in the parts' folders files ending in ``.safetensors``,
+    ``.bin``, ``.json`` or ``.txt``. A model card and what else lies beside it may change.
     """
     lines = [f"{digest}  {name}\n" for name, digest in _file_sums(folder).items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -204,5 +205,6 @@ def _load_folder(folder: Path) -> StableDiffusionPipeline:
 
 
 def _file_sums(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.suffix in _HASHED_SUFFIXES and path.is_file()]
+    files = [path for path in folder.rglob("*/*") if path.suffix in _HASHED_SUFFIXES and path.is_file()]
+    files += [path for path in [folder / "model_index.json"] if path.is_file()]
     return {name: sha256_of(folder / name) for name in sorted(path.relative_to(folder).as_posix() for path in files)}

@@ -1,6 +1,7 @@
 """The photos behind the bundled model: who may see which, decided by each file's own bytes."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,8 @@ def read_photos(source: Path, *, side: int = 64) -> tuple[pd.DataFrame, np.ndarr
 
     Returns:
         A table (`synset`, `class_name`, `in9`, `bbox_xyxy` in the resized picture (last row and column included) or
-        None, `split`) and pixels, uint8 (n, side, side, 3). A background's name stands as class name, without synset.
-        A photo that cannot be read, or whose label is unknown, is named on stdout and left out.
+        None, `split`, `sha256` of the file) and pixels, uint8 (n, side, side, 3). A background's name stands as class
+        name, without synset. A photo that cannot be read, or whose label is unknown, is named on stdout and left out.
 
     Raises:
         PhotoError: If there is no such source, or it holds no photo that can be read.
@@ -59,11 +60,25 @@ def read_photos(source: Path, *, side: int = 64) -> tuple[pd.DataFrame, np.ndarr
             print(f"left out: {error}")
             continue
         box = _box_in_square(box, photo.pixels.shape[:2], side)
-        rows.append((synset, class_name, in9, box, _split_of_digest(photo.sha256)))
+        rows.append((synset, class_name, in9, box, _split_of_digest(photo.sha256), photo.sha256))
         pixels.append(_square(Image.fromarray(photo.pixels), side))
     if not rows:
         raise PhotoError(f"photos {str(source)!r} holds no photo that can be read")
-    return pd.DataFrame(rows, columns=["synset", "class_name", "in9", "bbox_xyxy", "split"]), np.stack(pixels)
+    return pd.DataFrame(rows, columns=["synset", "class_name", "in9", "bbox_xyxy", "split", "sha256"]), np.stack(pixels)
+
+
+def held_out_photos(table: pd.DataFrame, synsets: Sequence[str], *, per_class: int) -> pd.DataFrame:
+    """Return the rows of `read_photos`'s table that are of split "test" and of `synsets`, at most `per_class` of each.
+
+    Raises:
+        PhotoError: If a class has fewer than two: nothing could be compared with it at the end of a long training.
+    """
+    mine = table[(table["split"] == "test") & table["synset"].isin(synsets)]
+    counts = mine["synset"].value_counts().reindex(list(synsets), fill_value=0)
+    if (counts < 2).any():
+        few = ", ".join(f"{synset} ({number})" for synset, number in counts[counts < 2].items())
+        raise PhotoError(f"each class must have two photos of split 'test' or more, got fewer of {few}")
+    return mine.groupby("synset").head(per_class)
 
 
 def scene_pictures(

@@ -1,6 +1,7 @@
 """The captioned pictures that the bundled model learns from: objects, scenes, and objects pasted into scenes."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -37,14 +38,38 @@ class TrainingPictures:
     table: pd.DataFrame
 
 
-def caption(synset: str, background: str, *, gloss: bool = True) -> str:
-    """Return the D3S prompt of a training picture; without `gloss` the class name stands alone."""
+def caption(synset: str, background: str, *, gloss: str | None = None) -> str:
+    """Return the D3S prompt of a training picture.
+
+    Args:
+        synset: The class, "" for a scene.
+        background: One of the ten, "" where unknown.
+        gloss: Stands for the class's WordNet gloss; with "" the class name stands alone.
+    """
     if not synset:
         return scene_prompt(background)
     imagenet = imagenet_class(synset)
-    if gloss:
-        return object_prompt(imagenet, background=background or None)
-    return f"a photo of a {imagenet.name}" + (f", {BACKGROUNDS[background]}" if background else "")
+    if gloss is not None:
+        imagenet = replace(imagenet, definition=gloss)
+    return object_prompt(imagenet, background=background or None)
+
+
+def varied_caption(
+    synset: str, background: str, random: np.random.Generator, *, whole: float = 0.4, partial: float = 0.3
+) -> str:
+    """Return `caption` with the whole gloss, or a random part of its words, or none.
+
+    Words left out teach the model not to hang on any one of them, so that a paraphrase works too.
+
+    Args:
+        whole, partial: How often each is drawn; none for the rest.
+    """
+    drawn, part = random.random(), random.random()
+    if not synset or drawn < whole:
+        return caption(synset, background)
+    words = imagenet_class(synset).definition.split() if drawn < whole + partial else []
+    kept = random.random(len(words)) < part
+    return caption(synset, background, gloss=" ".join(word for word, stays in zip(words, kept, strict=True) if stays))
 
 
 def frame_object(
@@ -144,7 +169,7 @@ def composite_pictures(
 ) -> TrainingPictures:
     """Return `count` composites of a cut-out object on a scene, the ten backgrounds equally often.
 
-    The object is mirrored half the time, scaled so that its longer side is 0.5 to 0.95 of the picture's, placed at
+    The object is mirrored half the time, scaled so that its longer side is 0.55 to 0.95 of the picture's, placed at
     random in the lower part, and lit as the scene: night, rain and cave are laid over both.
 
     Args:
@@ -172,7 +197,7 @@ def _compose(photo: np.ndarray, mask: np.ndarray, scene: np.ndarray, background:
     rgba = np.dstack([photo, (mask * 255).astype(np.uint8)])[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     if random.random() < 0.5:
         rgba = rgba[:, ::-1]
-    scale = side * random.uniform(0.5, 0.95) / max(rgba.shape[:2])
+    scale = side * random.uniform(0.55, 0.95) / max(rgba.shape[:2])
     height, width = (max(4, round(length * scale)) for length in rgba.shape[:2])
     cut = np.asarray(Image.fromarray(np.ascontiguousarray(rgba)).resize((width, height), Image.BICUBIC)) / 255.0
     left = random.integers(0, side - width + 1)
@@ -204,6 +229,9 @@ def gather_training_pictures(
     composites: int = 20000,
     copies: int = 6,
     kept_share: float = 1.0,
+    kept_share_of_composites: float = 1.0,
+    main_synsets: Sequence[str] = (),
+    device: str = "cpu",
     seed: int,
 ) -> TrainingPictures:
     """Return everything the model learns from, from the photos of split "generator" alone.
@@ -216,10 +244,17 @@ def gather_training_pictures(
         copies: Times that each object photo is used: once as it is, then framed by its box.
         kept_share: Share of each class's photos that is learnt from: those of the highest `recognisability`. A small
             model has no room for photos that show next to nothing of their class at 64 pixels.
+        kept_share_of_composites: The same for composites, within each pair of class and background. More are made, so
+            that about `composites` stay.
+        main_synsets: Classes that are pasted twice as often as the others.
+        device: Where the critic looks at photos and composites.
 
     Raises:
-        ValueError: If a class has no photo in the split.
+        ValueError: If a class has no photo in the split, or a share is not above 0 and at most 1.
     """
+    for name, share in (("kept_share", kept_share), ("kept_share_of_composites", kept_share_of_composites)):
+        if not 0 < share <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, got {share!r}")
     table, pixels = (
         part[_of_generator(objects[0], synsets)] for part in (objects[0].reset_index(drop=True), objects[1])
     )
@@ -232,19 +267,22 @@ def gather_training_pictures(
     if kept_share < 1:
         random = numpy_generator(seed, "framed")
         framed = [frame_object(*pair, random) for pair in zip(pixels, table["bbox_xyxy"], strict=True)]
-        recognised = pd.Series(recognisability(framed, table["synset"]))
-        rank = recognised.groupby(table["synset"]).rank(ascending=False, pct=True)
-        kept = (rank <= kept_share).to_numpy()
+        kept = _most_recognisable(framed, table, share=kept_share, within=["synset"], device=device)
         table, pixels = table[kept].reset_index(drop=True), pixels[kept]
     plain = object_pictures(table, pixels, copies=copies, seed=seed)
     scenery, shown = make_scenes(photos, names, per_background=per_background, seed=seed)
     dry, below = make_scenes(photos, names, per_background=per_background, seed=seed + 1, weather=False)
     masks, rows = cut_out_objects(table, pixels)
-    counts = table["synset"].map(table["synset"].value_counts()).to_numpy()
+    often = np.where(table["synset"].isin(main_synsets), 2.0, 1.0) / table["synset"].map(table["synset"].value_counts())
     pasted = composite_pictures(
         pixels[rows], masks, table["synset"].to_numpy()[rows], dry, below,
-        weights=1 / counts[rows], count=composites, seed=seed,
+        weights=often.to_numpy()[rows], count=round(composites / kept_share_of_composites), seed=seed,
     )  # fmt: skip
+    if kept_share_of_composites < 1:
+        kept = _most_recognisable(
+            pasted.pixels, pasted.table, share=kept_share_of_composites, within=["synset", "background"], device=device
+        )
+        pasted = TrainingPictures(pasted.pixels[kept], pasted.table[kept].reset_index(drop=True))
     alone = pd.DataFrame({"kind": "scene", "synset": "", "background": shown})
     return TrainingPictures(
         np.concatenate([plain.pixels, scenery, pasted.pixels]),
@@ -255,3 +293,11 @@ def gather_training_pictures(
 def _of_generator(table: pd.DataFrame, synsets: list[str] | None = None) -> np.ndarray:
     rows = (table["split"] == "generator").to_numpy()
     return rows if synsets is None else rows & table["synset"].isin(synsets).to_numpy()
+
+
+def _most_recognisable(pictures, table: pd.DataFrame, *, share: float, within: list[str], device: str) -> np.ndarray:
+    """Return which pictures are among the `share` of their group (rounded up) that the critic recognises best, bool."""
+    recognised = pd.Series(recognisability(pictures, table["synset"].to_list(), device=device), index=table.index)
+    groups = recognised.groupby([table[column] for column in within])
+    wanted = np.ceil(share * groups.transform("size"))
+    return (groups.rank(ascending=False, method="first") <= wanted).to_numpy()

@@ -82,7 +82,8 @@ def test_dreams_have_no_alpha(pipeline, tmp_path):
 def test_the_critics_favourites_are_kept(pipeline, tmp_path, monkeypatch):
     marks = {"n02129165-0000": 0.1, "n02129165-0001": 0.8, "n02129165-0002": 0.3, "n02129165-0003": 0.9}
 
-    def asked(files, synsets):
+    def asked(files, synsets, *, device):
+        assert device == "cpu"
         assert len(files) == len(synsets) == 8
         return np.array([marks.get(file.stem, 0.5) for file in files])
 
@@ -93,3 +94,5 @@ def test_the_critics_favourites_are_kept(pipeline, tmp_path, monkeypatch):
     assert table.split.tolist() == ["train", "val"] * 2
     assert table.recognised.tolist() == [0.8, 0.9, 0.5, 0.5]
     assert dream_foregrounds(dreamer(pipeline), CLASSES, **options).table.recognised.isna().all()
+    with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
+        dream_foregrounds(dreamer(pipeline), CLASSES, candidates=0, **options)

@@ -79,6 +79,7 @@ def test_picture_grid_and_saved_figure(tmp_path):
     path = save_figure(figure, tmp_path / "folder" / "figure.png")
     assert Image.open(path).size[0] > 100
     assert Image.open(path).text["Title"] == "t"
-    with pytest.raises(ValueError, match=r"\.png"):
+    assert Image.open(save_figure(figure, tmp_path / "sheet.jpg")).format == "JPEG"
+    with pytest.raises(ValueError, match=r"path must end in \.png or \.jpg, got 'figure\.pdf'"):
         save_figure(figure, tmp_path / "figure.pdf")
     plt.close(figure)

@@ -13,13 +13,14 @@ FLOORS = {
     ),
     2: (
         "accuracy_figures", "background_classifier", "compositing", "dreaming", "expected_cost", "generation_figures",
-        "image_safety", "intervals", "invariant_features", "notebook_run", "report", "training_photos",
+        "image_safety", "intervals", "invariant_features", "model_card", "notebook_run", "report", "training_photos",
     ),
     3: (
         "autoencoder_training", "background_training", "compositing_speed", "evaluation", "gathering",
-        "generation_requests", "guides", "notebook_graph", "probes", "reference_photos", "training_pictures",
+        "generation_requests", "guides", "notebook_graph", "picture_statistics", "probes", "reference_photos",
+        "training_pictures",
     ),
-    4: ("diffusion_training", "dreamt_photos", "job", "manifest"),
+    4: ("diffusion_training", "dreamt_photos", "generator_quality", "job", "manifest"),
     5: ("generation", "validation"),
     6: ("generation_speed",),
 }  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from d3s_utils.intervals import bootstrap_mean, clustered_wilson, paired_difference, wilson
+from d3s_utils.intervals import bootstrap_mean, clustered_wilson, paired_difference, ratio_of_means, wilson
 
 
 def test_wilson_agrees_with_scipy():
@@ -87,6 +87,30 @@ def test_pairing_narrows_the_interval():
     first, second = difficulty + generator.normal(0.3, 0.1, 200), difficulty + generator.normal(0, 0.1, 200)
     paired = paired_difference(first, second)
     assert paired.high - paired.low == pytest.approx(2 * 1.96 * 0.1 * np.sqrt(2 / 200), rel=0.2)
+
+
+def test_a_ratio_of_means_is_exact_for_proportional_pairs_and_knows_its_error():
+    first = np.arange(1, 21.0)
+    ratio = ratio_of_means(first, 2 * first)
+    assert (ratio.value, ratio.low, ratio.high) == (0.5, 0.5, 0.5)
+    assert ratio.n == 20
+    random = np.random.default_rng(0)
+    drawn = [ratio_of_means(random.normal(2, 1, 200), random.normal(4, 1, 200), samples=300) for _ in range(60)]
+    width = np.mean([estimate.high - estimate.low for estimate in drawn]) / 2 / 1.96
+    spread = np.hypot(1 / 2, 1 / 4) * 0.5 / np.sqrt(200)
+    assert width == pytest.approx(spread, rel=0.15)
+    with pytest.raises(ValueError, match="second must have a mean above 0"):
+        ratio_of_means(first, np.zeros(20))
+
+
+def test_a_ratio_of_shares_goes_by_group():
+    right, groups = np.array([1, 1, 0, 1]), np.array(["a", "a", "b", "b"])
+    photos, photo_groups = np.array([1, 1, 1, 0, 1]), np.array(["b", "b", "a", "a", "a"])
+    ratio = ratio_of_means(right, photos, groups=groups, second_groups=photo_groups)
+    assert ratio.value == pytest.approx(0.75 / 0.8)
+    assert ratio.n == 2
+    assert ratio.low == pytest.approx((1 / 2) / 1), "of group b alone"
+    assert ratio.high == pytest.approx(1 / (2 / 3)), "of group a alone"
 
 
 def test_bad_input_is_named():

@@ -109,6 +109,8 @@ def test_the_paper_is_expected_to_take_days_and_mini_minutes():
     assert paper.gigabytes > 50
     assert paper.hours > 24
     assert mini.hours < 0.25
+    choosy = expected_cost(load_settings("mini", foreground_candidates=8))
+    assert choosy.hours > mini.hours, "candidates are dreamt and looked at"
     own = expected_cost(load_settings("mini", photos="notebooks", templates="notebooks"))
     assert own.hours < mini.hours
 

@@ -47,7 +47,8 @@ def test_half_precision_is_an_option(folder):
 
 def test_the_hash_is_of_weights_and_settings_only(folder, pipeline, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / "README.md").write_text("a card")
+    for name in ("README.md", "metrics.json", "v1-pruned.safetensors"):
+        (copy / name).write_text("nothing that diffusers reads")
     assert folder_sha256(copy) == pipeline.sha256
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     content = bytearray(weights.read_bytes())

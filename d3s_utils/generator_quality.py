@@ -1,0 +1,185 @@
+"""How good a generator is: what judges that never saw it find in its pictures, by strength and by guidance."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from d3s_utils.background_classifier import BackgroundHead, load_background_head
+from d3s_utils.classifiers import (
+    Classifier,
+    Picture,
+    classify_batch,
+    load_classifier,
+    prepared_batches,
+    whole_picture_transform,
+)
+from d3s_utils.dreaming import DreamOptions, dream_from_guides, dream_from_text
+from d3s_utils.intervals import bootstrap_mean, clustered_wilson
+from d3s_utils.picture_statistics import kernel_distance
+from d3s_utils.pipelines import LoadedPipeline
+from d3s_utils.taxonomy import BACKGROUNDS, IN9, in9_of_logits
+
+FEATURE_SIDE = 128  # pixels at which pictures are seen for their features, whole
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Three that had no say in training the generator.
+
+    Attributes:
+        foreground: EfficientNet-Lite2, which names the superclass.
+        background: A linear head, trained on real scenes kept from the generator, which names the background.
+        features: EfficientNet-Lite0, which gives features for distances (it sees the whole picture).
+    """
+
+    foreground: Classifier
+    background: BackgroundHead
+    features: Classifier
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """The weights' sha256 by name."""
+        named = {judge.name: judge.sha256 for judge in (self.foreground, self.features)}
+        return named | {"background_head": self.background.sha256}
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the judges say about n pictures.
+
+    Attributes:
+        in9: ImageNet-9 superclass of each, strings (n,).
+        background: D3S background of each, strings (n,).
+        features: float32, shape (n, 1280).
+    """
+
+    in9: np.ndarray
+    background: np.ndarray
+    features: np.ndarray
+
+
+def load_judges(*, device: str = "cpu") -> Judges:
+    """Return the judges, on `device`, without a network."""
+    features = load_classifier("tf_efficientnet_lite0", device=device)
+    features = replace(features, transform=whole_picture_transform(features.model, FEATURE_SIDE))
+    return Judges(
+        load_classifier("tf_efficientnet_lite2", device=device), load_background_head(device=device), features
+    )
+
+
+def judge_pictures(
+    judges: Judges, pictures: Sequence[Picture], *, batch_size: int = 32, description: str = "judging"
+) -> Verdicts:
+    """Return what the judges say about pictures (files or uint8 arrays), each of which is read once.
+
+    Raises:
+        PictureError: If a picture cannot be read.
+    """
+    in9 = np.empty(len(pictures), object)
+    background = np.empty(len(pictures), object)
+    features = np.empty((len(pictures), judges.features.model.num_features), np.float32)
+    transforms = [judge.transform for judge in (judges.foreground, judges.background, judges.features)]
+    for places, batches, broken in prepared_batches(
+        pictures, transforms, batch_size=batch_size, description=description
+    ):
+        if broken:
+            raise next(iter(broken.values()))
+        in9[places] = np.array(IN9)[in9_of_logits(classify_batch(judges.foreground, batches[0])[0])]
+        shown = judges.background.probabilities_of_batch(batches[1]).argmax(1)
+        background[places] = np.array(list(BACKGROUNDS))[shown]
+        features[places] = classify_batch(judges.features, batches[2])[1]
+    return Verdicts(in9.astype(str), background.astype(str), features)
+
+
+def setting_curve(
+    pipeline: LoadedPipeline,
+    guides: np.ndarray,
+    table: pd.DataFrame,
+    *,
+    setting: str,
+    values: Sequence[float],
+    options: DreamOptions,
+    judges: Judges,
+    photo_features: np.ndarray,
+    seed: int,
+) -> tuple[pd.DataFrame, dict[float, np.ndarray]]:
+    """Dream the same guides with the same seeds at several values of one setting, and measure each time.
+
+    Args:
+        pipeline: The generator.
+        guides: uint8, shape (n, h, w, 3).
+        table: A row a guide: `prompt`, `seed`, `in9`, `background`, and `foreground_id` (guides of one foreground
+            are one cluster).
+        setting: ``strength`` or ``guidance_scale``, of `options`.
+        values: The setting's values.
+        options: The other settings.
+        judges: See `load_judges`.
+        photo_features: Of real photos, what pictures should be near to.
+        seed: Of the bootstrap.
+
+    Returns:
+        A tidy table with `setting`, `at` (its value), `measure`, `value`, `low`, `high`, `n`, and the pictures by the
+        setting's value. Measures: ``foreground_agreement``, ``background_agreement``, ``kernel_distance`` (to the
+        photos) and ``guide_distance`` (mean absolute difference in grey levels).
+
+    Raises:
+        ValueError: If `setting` is another, or a value is out of its range.
+    """
+    if setting not in ("strength", "guidance_scale"):
+        raise ValueError(f"setting must be strength or guidance_scale, got {setting!r}")
+    rows, pictures = [], {}
+    groups = table["foreground_id"].to_numpy()
+    for value in values:
+        chosen = replace(options, **{setting: float(value)})
+        dreamt = dream_from_guides(
+            pipeline, guides, table["prompt"].to_list(), table["seed"].to_list(), strength=chosen.strength,
+            steps=chosen.steps, guidance_scale=chosen.guidance_scale, description=f"{setting} {value:g}",
+        )  # fmt: skip
+        verdicts = judge_pictures(judges, list(dreamt), description=f"judging {setting} {value:g}")
+        apart = np.abs(dreamt.astype(np.int16) - guides).mean((1, 2, 3))
+        measures = {
+            "foreground_agreement": clustered_wilson(verdicts.in9 == table["in9"].to_numpy(), groups),
+            "background_agreement": clustered_wilson(verdicts.background == table["background"].to_numpy(), groups),
+            "kernel_distance": kernel_distance(verdicts.features, photo_features).estimate,
+            "guide_distance": bootstrap_mean(apart, groups=groups, seed=seed),
+        }
+        rows += [{"setting": setting, "at": float(value), "measure": m} | vars(e) for m, e in measures.items()]
+        pictures[float(value)] = dreamt
+    return pd.DataFrame(rows), pictures
+
+
+def dreaming_cost(
+    pipeline: LoadedPipeline, classifier: Classifier, *, options: DreamOptions, pictures: int = 16, rounds: int = 3
+) -> pd.DataFrame:
+    """Time dreaming from text beside one forward pass of a classifier, in turns.
+
+    A ratio of the two says more than seconds, which hang on the machine.
+
+    Args:
+        options: Steps and guidance; without strength, since there is no guide.
+        pictures: How many are dreamt, and classified, in each round.
+
+    Returns:
+        A line a round: `round`, `dreamt_per_second`, `classified_per_second`, `passes` (forward passes of the
+        classifier in the time of one dreamt picture).
+    """
+    prompts, seeds = [""] * pictures, list(range(pictures))
+    batch = torch.rand((pictures, 3, 224, 224), generator=torch.Generator().manual_seed(0))
+    lines = []
+    for number in range(-1, rounds):  # the first round warms up
+        start = time.perf_counter()
+        dream_from_text(
+            pipeline, prompts, seeds, steps=options.steps, guidance_scale=options.guidance_scale, batch_size=pictures,
+            description="timing",
+        )  # fmt: skip
+        between = time.perf_counter()
+        classify_batch(classifier, batch)
+        end = time.perf_counter()
+        if number >= 0:
+            rates = pictures / (between - start), pictures / (end - between)
+            lines.append((number, *rates, rates[1] / rates[0]))
+    return pd.DataFrame(lines, columns=["round", "dreamt_per_second", "classified_per_second", "passes"])

@@ -1,0 +1,80 @@
+"""Judging a generator: the judges' answers, and curves over a setting."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import skimage
+import sklearn
+from PIL import Image
+
+from d3s_utils.background_classifier import load_background_head
+from d3s_utils.classifiers import load_classifier, predict
+from d3s_utils.dreaming import DreamOptions, dream_from_guides
+from d3s_utils.generator_quality import dreaming_cost, judge_pictures, load_judges, setting_curve
+from d3s_utils.randomness import numpy_generator
+from d3s_utils.taxonomy import IN9, in9_of_logits
+
+
+@pytest.fixture(scope="module")
+def judges():
+    return load_judges()
+
+
+def photos():
+    cat = Image.open(f"{skimage.__path__[0]}/data/chelsea.png").convert("RGB")
+    china = Image.open(f"{sklearn.__path__[0]}/datasets/images/china.jpg").convert("RGB")
+    return [np.asarray(image.resize((96, 96), Image.BICUBIC)) for image in (cat, china, cat.rotate(5))]
+
+
+def test_the_judges_say_what_each_would_say_alone(judges):
+    pictures = photos()
+    verdicts = judge_pictures(judges, pictures, batch_size=2)
+    alone = predict([load_classifier("tf_efficientnet_lite2")], pictures)["tf_efficientnet_lite2"].logits
+    assert list(verdicts.in9) == [IN9[i] for i in in9_of_logits(alone)]
+    assert verdicts.in9[0] == "carnivore"
+    assert list(verdicts.background) == list(load_background_head().predict(pictures))
+    assert verdicts.features.shape == (3, 1280)
+    apart = np.linalg.norm(verdicts.features - verdicts.features[0], axis=1)
+    assert apart[2] < apart[1], "a cat turned a little is nearer to the cat than a pavilion is"
+    assert set(judges.sha256) == {"tf_efficientnet_lite0", "tf_efficientnet_lite2", "background_head"}
+
+
+def test_no_picture_gives_no_verdict(judges):
+    verdicts = judge_pictures(judges, [])
+    assert verdicts.features.shape == (0, 1280)
+    assert len(verdicts.in9) == len(verdicts.background) == 0
+
+
+def test_a_curve_dreams_the_same_guides_at_each_value(judges, pipeline):
+    random = numpy_generator(0, "guides")
+    guides = random.integers(0, 255, (6, 64, 64, 3)).astype(np.uint8)
+    table = pd.DataFrame({
+        "prompt": "a photo of a lion, in snow", "seed": range(6), "in9": "carnivore", "background": "snow",
+        "foreground_id": ["a", "a", "b", "b", "c", "c"],
+    })  # fmt: skip
+    options = DreamOptions(strength=0.5, steps=4, guidance_scale=2.0)
+    features = judge_pictures(judges, photos()).features
+    common = {"options": options, "judges": judges, "photo_features": features, "seed": 0}
+    curve, pictures = setting_curve(pipeline, guides, table, setting="strength", values=[0.25, 1.0], **common)
+    assert list(pictures) == [0.25, 1.0]
+    expected = dream_from_guides(
+        pipeline, guides, list(table["prompt"]), list(table["seed"]), strength=1.0, steps=4, guidance_scale=2.0
+    )
+    np.testing.assert_array_equal(pictures[1.0], expected)
+    assert len(curve) == 8
+    distance = curve[curve["measure"] == "guide_distance"].set_index("at")["value"]
+    assert distance[1.0] == pytest.approx(np.abs(expected.astype(int) - guides).mean())
+    assert distance[0.25] < distance[1.0]
+    assert (curve["low"] <= curve["value"] + 1e-9).all()
+    found = curve[(curve["measure"] == "foreground_agreement") & (curve["at"] == 1.0)]["value"].item()
+    assert found == (judge_pictures(judges, list(expected)).in9 == "carnivore").mean()
+    with pytest.raises(ValueError, match="setting must be strength or guidance_scale, got 'eta'"):
+        setting_curve(pipeline, guides, table, setting="eta", values=[0.5], **common)
+
+
+def test_the_cost_of_a_dream_is_given_in_forward_passes(judges, pipeline):
+    options = DreamOptions(strength=1.0, steps=2, guidance_scale=2.0)
+    cost = dreaming_cost(pipeline, judges.features, options=options, pictures=2, rounds=2)
+    assert list(cost["round"]) == [0, 1]
+    assert (cost[["dreamt_per_second", "classified_per_second"]] > 0).all(axis=None)
+    np.testing.assert_allclose(cost["passes"], cost["classified_per_second"] / cost["dreamt_per_second"])

@@ -1,0 +1,43 @@
+"""The generator's card: its numbers are those that were measured, with what was wanted of them."""
+
+import pytest
+from huggingface_hub import ModelCard
+
+from d3s_utils.metrics import Estimate
+from d3s_utils.model_card import TARGETS, read_history, target_table, write_model_card
+
+METRICS = {
+    "text_to_image/foreground_fidelity": Estimate(0.9, 0.8, 1.0, 42),
+    "image_to_image/kernel_distance_ratio": Estimate(0.7, 0.6, 0.8, 90),
+    "copies/near_share": Estimate(0.01, 0.0, 0.02, 100),
+}
+
+
+def test_a_target_says_whether_it_is_met():
+    table = target_table(METRICS | {"other": Estimate(1, 1, 1, 1)}).set_index("metric")
+    assert set(table.index) == set(METRICS)
+    assert table.loc["text_to_image/foreground_fidelity", "met"]
+    assert table.loc["text_to_image/foreground_fidelity", "wanted"] == "at least 0.85"
+    assert not table.loc["image_to_image/kernel_distance_ratio", "met"]
+    assert table.loc["image_to_image/kernel_distance_ratio", "wanted"] == "at most 0.5"
+    assert table.loc["copies/near_share", "met"] is None
+    assert len({target.metric for target in TARGETS}) == len(TARGETS)
+
+
+def test_the_card_holds_the_numbers_in_text_and_as_hugging_face_reads_them(tmp_path):
+    (tmp_path / "sheet.jpg").write_bytes(b"picture")
+    options = {"metrics": METRICS, "history": ["First.", "Then."], "classes": ["lion", "organ"],
+               "settings": {"seed": 0}}  # fmt: skip
+    path = write_model_card(tmp_path, sheets={"sheet.jpg": "Guides"}, **options)
+    text = path.read_text()
+    assert "| dreamt over raw | 0.7 [0.6, 0.8] | at most 0.5: **not met** | 90 |" in text
+    assert "| the same over photos | 0.9 [0.8, 1] | at least 0.85: met | 42 |" in text
+    assert "2 ImageNet classes\n(lion, organ)" in text
+    assert "1. First.\n1. Then." in text
+    assert "![Guides](sheet.jpg)" in text
+    results = ModelCard(text).data.eval_results
+    assert {result.metric_type: result.metric_value for result in results} == {n: e.value for n, e in METRICS.items()}
+    assert read_history(tmp_path) == ["First.", "Then."]
+    assert read_history(tmp_path / "elsewhere") == []
+    with pytest.raises(ValueError, match=r"lacks none\.jpg"):
+        write_model_card(tmp_path, sheets={"none.jpg": ""}, **options)

@@ -1,0 +1,117 @@
+"""Kernel distance, variety and nearest neighbours against slow ways and known answers."""
+
+import numpy as np
+import pytest
+
+from d3s_utils.picture_statistics import (
+    KernelDistance,
+    distances_within_classes,
+    diversity,
+    kernel_distance,
+    kernel_distance_ratio,
+    nearest_pictures,
+)
+from d3s_utils.randomness import numpy_generator
+
+
+def samples(*key, n=20, width=6, shift=0.0):
+    return numpy_generator(0, *key).normal(shift, 1, (n, width))
+
+
+def slow_distance(first, second):
+    kernel = lambda x, y: (x @ y / len(x) + 1) ** 3  # noqa: E731
+    n, m = len(first), len(second)
+    inside = [
+        np.mean([kernel(features[i], features[j]) for i in range(k) for j in range(k) if i != j])
+        for features, k in ((first, n), (second, m))
+    ]
+    return sum(inside) - 2 * np.mean([kernel(x, y) for x in first for y in second])
+
+
+def test_the_kernel_distance_is_the_unbiased_one_written_out():
+    first, second = samples("a", n=9), samples("b", n=7, shift=0.5)
+    assert kernel_distance(first, second).value == pytest.approx(slow_distance(first, second), rel=1e-10)
+    assert kernel_distance(first, second).n == 7
+
+
+def test_its_standard_error_leaves_out_one_picture_at_a_time():
+    first, second = samples("a", n=8), samples("b", n=6, shift=0.3)
+    variance = 0.0
+    for k, without in (
+        (8, [slow_distance(np.delete(first, i, 0), second) for i in range(8)]),
+        (6, [slow_distance(first, np.delete(second, i, 0)) for i in range(6)]),
+    ):
+        variance += (k - 1) / k * np.square(without - np.mean(without)).sum()
+    assert kernel_distance(first, second).standard_error == pytest.approx(np.sqrt(variance), rel=1e-8)
+
+
+def test_it_is_about_nothing_for_one_distribution_and_its_error_is_honest():
+    drawn = [kernel_distance(samples("x", i, n=40), samples("y", i, n=40)) for i in range(200)]
+    values, errors = np.array([d.value for d in drawn]), np.array([d.standard_error for d in drawn])
+    assert abs(values.mean()) < 4 * values.std() / np.sqrt(200), "unbiased"
+    assert 0.7 < np.sqrt(np.mean(errors**2)) / values.std() < 1.6
+    apart = [kernel_distance(samples("x", i, n=60), samples("y", i, n=60, shift=0.7)) for i in range(150)]
+    values, errors = np.array([d.value for d in apart]), np.array([d.standard_error for d in apart])
+    assert 0.8 < errors.mean() / values.std() < 1.25
+
+
+def test_it_grows_with_the_difference_and_does_not_hang_on_order():
+    near, far = (kernel_distance(samples("a"), samples("b", shift=shift)).value for shift in (0.3, 1.0))
+    assert near < far
+    first, second = samples("a"), samples("b", shift=0.4)
+    assert kernel_distance(first, second).value == pytest.approx(kernel_distance(second[::-1], first[::-1]).value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros((5, 3)), "first must be finite features of at least 3 pictures"),
+        (np.zeros((5, 3)), np.full((5, 3), np.nan), "second must be finite"),
+        (np.zeros((5, 3)), np.zeros((5, 4)), "equally wide, got 3 and 4"),
+    ],
+)
+def test_bad_features_are_named(first, second, message):
+    with pytest.raises(ValueError, match=message):
+        kernel_distance(first, second)
+
+
+def test_a_ratio_carries_both_errors():
+    one, two = KernelDistance(2.0, 0.1, 50), KernelDistance(4.0, 0.4, 30)
+    ratio = kernel_distance_ratio(one, two)
+    assert ratio.value == 0.5
+    assert ratio.high - ratio.value == pytest.approx(1.959964 * np.hypot(0.1 / 4, 0.5 * 0.4 / 4))
+    drawn = numpy_generator(0, "ratio").normal([2.0, 4.0], [0.1, 0.4], (200_000, 2))
+    assert (drawn[:, 0] / drawn[:, 1]).std() == pytest.approx((ratio.high - ratio.low) / 2 / 1.959964, rel=0.05)
+
+
+def test_distances_leave_out_self_pairs_and_stay_within_classes():
+    features = np.array([[1, 0], [0, 2], [3, 0], [1, 1]])
+    found = distances_within_classes(features, ["a", "a", "b", "b"])
+    assert found.to_dict() == pytest.approx({"a": 1.0, "b": 1 - np.sqrt(0.5)})
+    many = samples("many", n=12)
+    unit = many / np.linalg.norm(many, axis=1, keepdims=True)
+    slow = np.mean([1 - unit[i] @ unit[j] for i in range(12) for j in range(12) if i != j])
+    assert distances_within_classes(many, ["c"] * 12)["c"] == pytest.approx(slow)
+    with pytest.raises(ValueError, match="each class at least twice, got 'b' once"):
+        distances_within_classes(features[:3], ["a", "a", "b"])
+
+
+def test_diversity_is_one_for_photos_and_less_for_copies():
+    photos, labels = samples("photos", n=60), np.repeat(["a", "b", "c"], 20)
+    other = samples("others", n=60)
+    assert diversity(photos, labels, photos, labels, seed=0).value == 1
+    ratio = diversity(other, labels, photos, labels, seed=0)
+    assert ratio.low < 1.1
+    assert ratio.high > 0.9
+    same = np.repeat(samples("same", n=3), 20, axis=0) + 0.3 * other
+    assert diversity(same, labels, photos, labels, seed=0).high < 0.5
+    with pytest.raises(ValueError, match="of the same classes"):
+        diversity(photos, labels, photos[:40], labels[:40], seed=0)
+
+
+def test_a_copy_is_found_whatever_its_brightness():
+    reference = samples("reference", n=30)
+    distances, rows = nearest_pictures(np.stack([2 * reference[7], samples("new", n=1)[0]]), reference)
+    assert rows[0] == 7
+    assert distances[0] == pytest.approx(0, abs=1e-9)
+    assert distances[1] > 0.05
