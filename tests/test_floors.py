@@ -18,9 +18,9 @@ FLOORS = {
     3: (
         "autoencoder_training", "background_training", "compositing_speed", "evaluation", "gathering",
         "generation_requests", "guides", "notebook_graph", "picture_statistics", "probes", "reference_photos",
-        "training_pictures",
+        "training_pictures", "votes",
     ),
-    4: ("diffusion_training", "dreamt_photos", "generator_quality", "job", "manifest"),
+    4: ("annotation", "diffusion_training", "dreamt_photos", "generator_quality", "job", "manifest"),
     5: ("generation", "validation"),
     6: ("generation_speed",),
 }  # fmt: skip

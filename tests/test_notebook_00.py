@@ -20,7 +20,7 @@ def write_photos(folder, labels, number):
     for place, label in enumerate(labels):
         (folder / label).mkdir(parents=True)
         for i in range(number):
-            random = numpy_generator(0, label, i)
+            random = numpy_generator(11, label, i)  # two of the first 13 photos of each class are held out
             photo = np.full((64, 64, 3), 40 + 10 * place) + random.integers(-30, 30, (64, 64, 3))
             photo[20:44, 16:48] = [230, 180, 90]
             Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(folder / label / f"{i}.png")
@@ -29,13 +29,13 @@ def write_photos(folder, labels, number):
 @pytest.mark.notebook
 def test_it_trains_measures_and_saves_a_model(tmp_path, root):
     settings = load_settings("mini", output_dir=str(tmp_path))
-    write_photos(tmp_path / "objects", [*settings.classes, "n02129165"], 40)
+    write_photos(tmp_path / "objects", [*settings.classes, "n02129165"], 14)
     write_photos(tmp_path / "scenes", BACKGROUNDS, 6)
     parameters = {
         "output_dir": str(tmp_path), "object_photos": str(tmp_path / "objects"),
         "scene_photos": str(tmp_path / "scenes"), "autoencoder_steps": 24, "decoder_steps": 2, "diffusion_steps": 6,
         "scenes_per_background": 2, "composites": 20, "copies": 2, "samples_per_class": 2, "dream_steps": 3,
-        "checkpoint_every": 4, "guides_per_class": 1, "strengths": [0.4, 0.8], "guidance_scales": [2.0],
+        "checkpoint_every": 4, "guides_per_class": 1, "strengths": [0.4], "guidance_scales": [2.0],
     }  # fmt: skip
     notebook = str(root / "notebooks" / "00_train_mini_diffusion.ipynb")
     options = {"cwd": str(root), "progress_bar": False}
@@ -51,7 +51,7 @@ def test_it_trains_measures_and_saves_a_model(tmp_path, root):
     curves = pd.read_parquet(folder / "loss.parquet")
     autoencoder = curves[curves["part"] == "autoencoder"]["loss"]
     assert autoencoder.iloc[-1] < 0.9 * autoencoder.iloc[0], "the loss must fall"
-    assert set(pd.read_parquet(folder / "setting_curves.parquet")["at"]) == {0.4, 0.8, 2.0}
+    assert set(pd.read_parquet(folder / "setting_curves.parquet")["at"]) == {0.4, 2.0}
     names = "loss samples classes scenes pairs by_class nearest copying strength_curve guidance_scale_curve composites"
     assert {f"{name}.png" for name in names.split()} <= {path.name for path in folder.glob("*.png")}
     card = (model / "README.md").read_text()
