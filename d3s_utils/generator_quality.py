@@ -95,6 +95,19 @@ def judge_pictures(
     return Verdicts(in9.astype(str), background.astype(str), features)
 
 
+def picture_features(
+    judges: Judges, pictures: Sequence[Picture], *, batch_size: int = 64, description: str = "features"
+) -> np.ndarray:
+    """Return the features alone of `judge_pictures`, float32 (n, 1280), in a fraction of its time."""
+    features = np.empty((len(pictures), judges.features.model.num_features), np.float32)
+    batches = prepared_batches(pictures, [judges.features.transform], batch_size=batch_size, description=description)
+    for places, tensors, broken in batches:
+        if broken:
+            raise next(iter(broken.values()))
+        features[places] = classify_batch(judges.features, tensors[0])[1]
+    return features
+
+
 def setting_curve(
     pipeline: LoadedPipeline,
     guides: np.ndarray,

@@ -10,7 +10,7 @@ from PIL import Image
 from d3s_utils.background_classifier import load_background_head
 from d3s_utils.classifiers import load_classifier, predict
 from d3s_utils.dreaming import DreamOptions, dream_from_guides
-from d3s_utils.generator_quality import dreaming_cost, judge_pictures, load_judges, setting_curve
+from d3s_utils.generator_quality import dreaming_cost, judge_pictures, load_judges, picture_features, setting_curve
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.taxonomy import IN9, in9_of_logits
 
@@ -36,6 +36,9 @@ def test_the_judges_say_what_each_would_say_alone(judges):
     assert verdicts.features.shape == (3, 1280)
     apart = np.linalg.norm(verdicts.features - verdicts.features[0], axis=1)
     assert apart[2] < apart[1], "a cat turned a little is nearer to the cat than a pavilion is"
+    np.testing.assert_allclose(
+        picture_features(judges, pictures, batch_size=2), verdicts.features, rtol=1e-4, atol=1e-4
+    )
     assert set(judges.sha256) == {"tf_efficientnet_lite0", "tf_efficientnet_lite2", "background_head"}
 
 

@@ -1,10 +1,15 @@
 """The generator's card: its numbers are those that were measured, with what was wanted of them."""
 
+import json
+import re
+
+import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 
-from d3s_utils.metrics import Estimate
+from d3s_utils.metrics import Estimate, read_metrics
 from d3s_utils.model_card import TARGETS, read_history, target_table, write_model_card
+from d3s_utils.pipelines import BUNDLED_FOLDER, load_pipeline
 
 METRICS = {
     "text_to_image/foreground_fidelity": Estimate(0.9, 0.8, 1.0, 42),
@@ -41,3 +46,16 @@ def test_the_card_holds_the_numbers_in_text_and_as_hugging_face_reads_them(tmp_p
     assert read_history(tmp_path / "elsewhere") == []
     with pytest.raises(ValueError, match=r"lacks none\.jpg"):
         write_model_card(tmp_path, sheets={"none.jpg": ""}, **options)
+
+
+def test_the_shipped_card_is_that_of_the_shipped_weights():
+    record = read_metrics(BUNDLED_FOLDER / "metrics.json")
+    assert record["provenance"]["weights"]["mini_diffusion"] == load_pipeline("bundled", device="cpu").sha256
+    text = (BUNDLED_FOLDER / "README.md").read_text()
+    for row in target_table(record["metrics"]).itertuples():
+        assert f"| {row.meaning} | {row.value:.3g} [{row.low:.3g}, {row.high:.3g}] |" in text
+    for file in re.findall(r"\]\(([^)]+\.(?:jpg|csv))\)", text):
+        assert (BUNDLED_FOLDER / file).is_file()
+    assert json.loads((BUNDLED_FOLDER / "training.json").read_text())
+    assert not pd.read_csv(BUNDLED_FOLDER / "ablations.csv").isna().any(axis=None)
+    assert sum(path.stat().st_size for path in BUNDLED_FOLDER.rglob("*") if path.is_file()) < 40e6
