@@ -115,7 +115,7 @@ def make_scheduler() -> DDIMScheduler:
 def assemble_pipeline(
     *, autoencoder: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
-    """Return the parts as one pipeline; it holds them, so training them trains the pipeline."""
+    """Return the parts as one pipeline with `make_scheduler`'s; it holds them, so training them trains the pipeline."""
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text_encoder,
@@ -134,7 +134,8 @@ def pipeline_to_train(start_from: str | Path = "", *, device: str = "cpu") -> St
     """Return the bundled model's architecture with random weights, or a trained pipeline to go on from.
 
     Args:
-        start_from: Nothing for random weights (`torch.manual_seed` decides them), or as in `load_pipeline`.
+        start_from: Nothing for random weights (`torch.manual_seed` decides them), or as in `load_pipeline`. Its own
+            schedule is replaced by `make_scheduler`'s: only models of this project's kind go on sensibly.
         device: See `devices.choose_device`.
 
     Raises:

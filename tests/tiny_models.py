@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from d3s_utils.diffusion_training import make_scheduler
+from d3s_utils.diffusion_training import assemble_pipeline
 
 
 def make_tiny_tokenizer() -> CLIPTokenizer:
@@ -61,15 +61,6 @@ def make_tiny_pipeline(folder: Path | str, *, seed: int = 0) -> Path:
             attention_head_dim=8,
             cross_attention_dim=32,
         )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=make_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = assemble_pipeline(autoencoder=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer)
     pipeline.save_pretrained(folder)
     return Path(folder)
