@@ -71,6 +71,26 @@ def draw_shares(table: pd.DataFrame, ax: Axes, *, groups: str, title: str, label
     return ax
 
 
+def draw_estimates(table: pd.DataFrame, ax: Axes, *, groups: str, title: str, label: str) -> Axes:
+    """Draw numbers of any unit with their intervals as dots, one line for each value of `groups`.
+
+    Args:
+        table: Has the columns `groups`, `value`, `low`, `high`; each group once.
+        label: The horizontal axis, with its unit.
+    """
+    names = _in_order(table[groups])
+    rows = table.set_index(groups).loc[names]
+    bars = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+    ax.errorbar(rows["value"], range(len(names)), xerr=bars, fmt="none", ecolor=_GREY, elinewidth=1.5, zorder=1)
+    colors = [BACKGROUND_COLORS.get(name, MODEL_COLORS[0]) for name in names]
+    ax.scatter(rows["value"], range(len(names)), s=70, c=colors, edgecolor=_GREY, zorder=2)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(ylim=(len(names) - 0.5, -0.5), xlabel=label)
+    ax.set_title(title)
+    ax.grid(axis="x", color="0.9")
+    return ax
+
+
 def draw_thresholds(curve: pd.DataFrame, ax: Axes, *, chosen: float, title: str) -> Axes:
     """Draw how many pictures agree at each threshold (see `validation.acceptance_by_threshold`)."""
     ax.plot(
@@ -79,6 +99,41 @@ def draw_thresholds(curve: pd.DataFrame, ax: Axes, *, chosen: float, title: str)
     ax.plot(curve["threshold"], curve["strict"] * 100, color=MODEL_COLORS[1], label="at least this probable")
     ax.axvline(chosen, color=_GREY, linestyle="--", linewidth=1, label=f"threshold used: {chosen:g}")
     ax.set(xlim=(0, 1), ylim=(0, 100), xlabel="threshold on the label's probability", ylabel="pictures that agree (%)")
+    ax.set_title(title)
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def draw_filter_curve(curve: pd.DataFrame, ax: Axes, *, wanted: float, chosen: float | None, title: str) -> Axes:
+    """Draw a filter's precision and recall against people at each threshold (see `calibration.filter_curve`).
+
+    Args:
+        wanted: Precision, drawn as a dotted line.
+        chosen: Threshold that reaches it, drawn as a dashed line; None draws none.
+    """
+    for name, color in zip(("precision", "recall"), MODEL_COLORS, strict=False):
+        ax.plot(curve["threshold"], curve[name] * 100, color=color, label=name)
+        ax.fill_between(curve["threshold"], curve[f"{name}_low"] * 100, curve[f"{name}_high"] * 100, color=color,
+                        alpha=0.15, linewidth=0)  # fmt: skip
+    ax.axhline(wanted * 100, color=_GREY, linestyle=":", linewidth=1, label=f"precision wanted: {wanted:.0%}")
+    if chosen is not None:
+        ax.axvline(chosen, color=_GREY, linestyle="--", linewidth=1, label=f"reached from {chosen:.2f} on")
+    ax.set(xlim=(0, 1), ylim=(0, 102), xlabel="threshold on the score", ylabel="pictures (%)")
+    ax.set_title(title)
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def draw_calibration(curve: pd.DataFrame, ax: Axes, *, title: str, label: str) -> Axes:
+    """Draw how often people accept pictures of like score (see `calibration.calibration_curve`), with intervals.
+
+    Args:
+        label: The vertical axis, with its unit.
+    """
+    bars = [(curve["value"] - curve["low"]) * 100, (curve["high"] - curve["value"]) * 100]
+    ax.errorbar(curve["score"], curve["value"] * 100, yerr=bars, fmt="o-", capsize=3, color=MODEL_COLORS[0])
+    ax.plot([0, 1], [0, 100], color=_GREY, linestyle="--", linewidth=1, label="as often as the score says")
+    ax.set(xlim=(0, 1), ylim=(0, 102), xlabel="score (mean of its bin)", ylabel=label)
     ax.set_title(title)
     ax.legend(frameon=False, fontsize=8)
     return ax

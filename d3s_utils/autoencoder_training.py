@@ -48,11 +48,16 @@ class PerceptualDistance(torch.nn.Module):
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         """Return unit-length feature maps of pictures in [-1, 1], shape (n, 3, h, w), seen at twice their side."""
         maps = self.network(torch.nn.functional.interpolate(pictures, scale_factor=2, mode="bilinear"))
-        return [m / (m.square().sum(1, keepdim=True) + 1e-6).sqrt() for m in maps]
+        return [unit_length(m) for m in maps]
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Return the mean distance between two batches of pictures in [-1, 1], shape (n, 3, h, w)."""
         return feature_distance(*zip(*(m.chunk(2) for m in self.features(torch.cat([first, second]))), strict=True))
+
+
+def unit_length(maps: torch.Tensor) -> torch.Tensor:
+    """Return feature maps (n, channels, h, w) scaled to length 1 at each place."""
+    return maps / (maps.square().sum(1, keepdim=True) + 1e-6).sqrt()
 
 
 def feature_distance(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -18,16 +18,19 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from d3s_utils.atomic_files import sha256_of, write_bytes, write_json, write_text
 from d3s_utils.classifiers import (
+    Looker,
     Picture,
     bundled_weights_file,
     load_bundled_classifier,
-    prepared_batches,
+    look,
     whole_picture_transform,
 )
 from d3s_utils.devices import choose_device
 from d3s_utils.taxonomy import BACKGROUNDS
 
-BUNDLED_FOLDER = Path(__file__).parent / "models" / "background_head"
+MODELS = Path(__file__).parent / "models"
+BUNDLED_FOLDER = MODELS / "background_head"  # on EfficientNet-Lite0
+BUNDLED_HEADS = ("background_head", "background_head_lite2")  # folders in `MODELS`
 STAGES = (1, 2, 3)  # maps at a quarter, an eighth and a sixteenth of the picture's side
 WEIGHTS, CARD, SUMS = "head.safetensors", "card.json", "SHA256SUMS"
 
@@ -63,6 +66,11 @@ class BackgroundHead:
         """The preprocessing: RGB image -> float tensor (3, side, side), no border cut off a square picture."""
         return whole_picture_transform(self.backbone, self.card["side"])
 
+    @property
+    def looker(self) -> Looker:
+        """Answers with the probability of each of the ten backgrounds."""
+        return Looker(self.transform, self.probabilities_of_batch, len(BACKGROUNDS))
+
     def probabilities_of_batch(self, batch: torch.Tensor) -> np.ndarray:
         """Return the probability of each background for transformed pictures, float32 (n, 10)."""
         features = background_features(self.backbone, batch.to(self.device))
@@ -71,13 +79,7 @@ class BackgroundHead:
 
     def probabilities(self, pictures: Sequence[Picture], *, batch_size: int = 64) -> np.ndarray:
         """Return the probability of each background for each picture (files, uint8 arrays), float32 (n, 10)."""
-        table = np.full((len(pictures), len(BACKGROUNDS)), np.nan, np.float32)
-        batches = prepared_batches(pictures, [self.transform], batch_size=batch_size, description="naming backgrounds")
-        for places, tensors, broken in batches:
-            if broken:
-                raise next(iter(broken.values()))
-            table[places] = self.probabilities_of_batch(tensors[0])
-        return table
+        return look(pictures, [self.looker], batch_size=batch_size, description="naming backgrounds")[0][0]
 
     def predict(self, pictures: Sequence[Picture], *, batch_size: int = 64) -> np.ndarray:
         """Return the name of the most probable background of each picture, strings (n,)."""
@@ -111,14 +113,14 @@ def save_background_head(head: BackgroundHead, folder: Path) -> str:
     return weights_sha256
 
 
-def load_background_head(folder: Path = BUNDLED_FOLDER, *, device: str = "cpu") -> BackgroundHead:
-    """Return the head in `folder`, by default the one in the repository, without a network.
+def load_background_head(folder: Path | str = BUNDLED_FOLDER, *, device: str = "cpu") -> BackgroundHead:
+    """Return the head in `folder` (or the bundled one of that name), without a network.
 
     Raises:
         BackgroundHeadError: If a file is missing or its sha256 is not the pinned one, or the installed backbone
             has other weights than the head was trained on.
     """
-    folder = Path(folder)
+    folder = MODELS / folder if folder in BUNDLED_HEADS else Path(folder)
     missing = [name for name in (WEIGHTS, CARD, SUMS) if not (folder / name).is_file()]
     if missing:
         raise BackgroundHeadError(f"folder must hold a background head, {folder} lacks {', '.join(missing)}")

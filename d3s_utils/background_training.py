@@ -1,7 +1,8 @@
 """Training the judge of backgrounds on real scenes that the generator never saw.
 
-``python -m d3s_utils.background_training --data ../shared/data`` makes the shipped head again, with its card: photos of
-split "judge" train it, photos of split "test" measure it (see `training_photos.split_of`).
+``python -m d3s_utils.background_training --data ../shared/data`` makes the first shipped head again, with its card:
+photos of split "judge" train it, photos of split "test" measure it (see `training_photos.split_of`). With ``--backbone
+tf_efficientnet_lite2 --output d3s_utils/models/background_head_lite2`` it makes the second.
 """
 
 import argparse
@@ -217,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output", type=Path, default=BUNDLED_FOLDER, help="folder to write; the shipped one if not given"
     )
+    parser.add_argument("--backbone", default=BACKBONE, help="whose middle stages are looked at")
     parser.add_argument("--per-background", type=int, default=400, help="training pictures of each background")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compare", action="store_true", help="also measure other backbones and sizes")
@@ -226,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compared = compare_candidates(photos, per_background=count // 2, seed=seed) if options.compare else []
     pictures, names, _ = photos.labelled_scenes(per_background=count, seed=seed)
     pictures = blur_some(pictures, seed=seed)
-    head = train_background_head(pictures, names, seed=seed)
+    head = train_background_head(pictures, names, seed=seed, backbone=options.backbone)
     photos = read_judge_photos(options.data, "test")
     pictures, names, pasted = photos.labelled_scenes(per_background=max(2, count // 2), seed=seed)
     head.card.update(

@@ -57,6 +57,12 @@ class Classifier:
     sha256: str
     device: str
 
+    @property
+    def looker(self) -> "Looker":
+        """Answers with the 1000 logits and, behind them, the pooled features."""
+        width = 1000 + self.model.num_features
+        return Looker(self.transform, lambda batch: np.hstack(classify_batch(self, batch)), width)
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -132,7 +138,7 @@ def load_classifier(name: str, *, device: str = "cpu") -> Classifier:
         model, sha256 = load_bundled_classifier(name), sha256_of(bundled_weights_file(name))
     else:
         model = _load_from_timm(name)
-        sha256 = _sha256_of_tensors(model)
+        sha256 = sha256_of_tensors(model)
     if getattr(model, "num_classes", None) != 1000:
         raise ClassifierError(
             f"classifier must tell the 1000 ImageNet classes, got {name!r} with {getattr(model, 'num_classes', 'no')}"
@@ -187,27 +193,14 @@ def predict(
     names = [classifier.name for classifier in classifiers]
     if len(set(names)) < len(names):
         raise ValueError(f"classifiers must have different names, got {names}")
-    outputs = {
-        classifier.name: (
-            np.full((len(pictures), 1000), np.nan, np.float32),
-            np.full((len(pictures), classifier.model.num_features), np.nan, np.float32),
-        )
-        for classifier in classifiers
+    found, unreadable = look(
+        pictures, [classifier.looker for classifier in classifiers],
+        batch_size=batch_size, skip_unreadable=skip_unreadable, description=description,
+    )  # fmt: skip
+    return {
+        name: Predictions(outputs[:, :1000], outputs[:, 1000:], unreadable)
+        for name, outputs in zip(names, found, strict=True)
     }
-    unreadable = {}
-    transforms = [classifier.transform for classifier in classifiers]
-    for places, tensors, broken in prepared_batches(
-        pictures, transforms, batch_size=batch_size, description=description
-    ):
-        if broken and not skip_unreadable:
-            raise next(iter(broken.values()))
-        unreadable |= {place: str(error) for place, error in broken.items()}
-        if not places:
-            continue
-        for classifier, batch in zip(classifiers, tensors, strict=True):
-            logits, features = outputs[classifier.name]
-            logits[places], features[places] = classify_batch(classifier, batch)
-    return {name: Predictions(*arrays, unreadable) for name, arrays in outputs.items()}
 
 
 def recognisability(pictures: Sequence[Picture], synsets: Sequence[str], *, device: str = "cpu") -> np.ndarray:
@@ -229,18 +222,71 @@ def recognisability(pictures: Sequence[Picture], synsets: Sequence[str], *, devi
     """
     if len(synsets) != len(pictures):
         raise ValueError(f"synsets must name the class of each of {len(pictures)} pictures, got {len(synsets)}")
-    critic = load_classifier(CRITIC, device=device)
-    critic = replace(critic, transform=whole_picture_transform(critic.model, CRITIC_SIDE))
+    critic = whole_picture_classifier(CRITIC, CRITIC_SIDE, device=device)
     logits = predict([critic], pictures, description="recognising")[CRITIC].logits
     shares, alone = superclass_probabilities(logits), torch.from_numpy(logits).softmax(1).numpy()
     classes = [imagenet_class(synset) for synset in synsets]
     return np.array([shares[row, IN9.index(c.in9)] if c.in9 else alone[row, c.index] for row, c in enumerate(classes)])
 
 
+def whole_picture_classifier(name: str, side: int, *, device: str = "cpu") -> Classifier:
+    """Return `load_classifier`'s, which sees the whole picture at `side` pixels: quick on small pictures."""
+    classifier = load_classifier(name, device=device)
+    return replace(classifier, transform=whole_picture_transform(classifier.model, side))
+
+
 def whole_picture_transform(model: torch.nn.Module, side: int) -> Callable[[Image.Image], torch.Tensor]:
     """Return timm's evaluation transform of `model` at `side` pixels, without its crop."""
     config = timm.data.resolve_model_data_config(model) | {"input_size": (3, side, side), "crop_pct": 1.0}
     return timm.data.create_transform(**config, is_training=False)
+
+
+@dataclass(frozen=True)
+class Looker:
+    """How one model is shown pictures.
+
+    Attributes:
+        transform: RGB image -> tensor.
+        answer: Transformed pictures, shape (n, …) -> numbers, shape (n, width).
+        width: Numbers that it answers a picture with.
+    """
+
+    transform: Callable[[Image.Image], torch.Tensor]
+    answer: Callable[[torch.Tensor], np.ndarray]
+    width: int
+
+
+def look(
+    pictures: Sequence[Picture],
+    lookers: Sequence[Looker],
+    *,
+    batch_size: int = 32,
+    skip_unreadable: bool = False,
+    description: str = "looking",
+) -> tuple[list[np.ndarray], dict[int, str]]:
+    """Return what each looker answers about each picture, which is read once for all of them.
+
+    Returns:
+        An array for each looker, float32 (n, width), with rows of NaN where a picture cannot be read, and the message
+        of each such picture by its place.
+
+    Raises:
+        PictureError: If a picture cannot be read and `skip_unreadable` is false.
+        ValueError: If `batch_size` is not positive.
+    """
+    answers = [np.full((len(pictures), looker.width), np.nan, np.float32) for looker in lookers]
+    transforms = [looker.transform for looker in lookers]
+    unreadable = {}
+    for places, tensors, broken in prepared_batches(
+        pictures, transforms, batch_size=batch_size, description=description
+    ):
+        if broken and not skip_unreadable:
+            raise next(iter(broken.values()))
+        unreadable |= {place: str(error) for place, error in broken.items()}
+        if places:
+            for answer, looker, batch in zip(answers, lookers, tensors, strict=True):
+                answer[places] = looker.answer(batch)
+    return answers, unreadable
 
 
 def prepared_batches(
@@ -311,7 +357,8 @@ def _load_from_timm(name: str) -> torch.nn.Module:
         raise ClassifierError(f"the weights of classifier {name!r} cannot be had ({reason}); {advice}") from error
 
 
-def _sha256_of_tensors(model: torch.nn.Module) -> str:
+def sha256_of_tensors(model: torch.nn.Module) -> str:
+    """Return the sha256 of a model's tensors, in the order of their names."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())

@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from d3s_utils.autoencoder_training import make_autoencoder
 from d3s_utils.checkpoints import steps_done, train_with_checkpoints
+from d3s_utils.decoded_critic import DecodedCritic
 from d3s_utils.devices import choose_device
 from d3s_utils.pipelines import load_pipeline
 from d3s_utils.png_files import write_png
@@ -225,6 +226,7 @@ def train_diffusion(
     batch_size: int = 32,
     learning_rate: float = 4e-4,
     text_dropout: float = 0.1,
+    critic: DecodedCritic | None = None,
     compiled: bool = False,
     checkpoint_every: int = 100,
 ) -> Iterator[dict]:
@@ -237,6 +239,7 @@ def train_diffusion(
         latents: Of the pictures that `table` (`TrainingPictures.table`) describes.
         weights: `sampling_weights`.
         text_dropout: Share of pictures whose prompt is empty (classifier-free guidance).
+        critic: Looks at the decoded predictions of the first `critic.pictures` of each step, and is trained along.
         compiled: Compile the U-Net first: minutes that pay on a GPU.
 
     Yields:
@@ -248,13 +251,16 @@ def train_diffusion(
     cumulative = make_scheduler().alphas_cumprod.float()
     edges = np.cumsum(weights)
     synsets, backgrounds = table["synset"].to_list(), table["background"].to_list()
+    class_of = {label.synset: label.index for label in imagenet_classes()}
+    seen = min(critic.pictures, batch_size) if critic else 0
 
     def loss_at_step(step: int) -> torch.Tensor:
         random = numpy_generator(seed, "diffusion", step)
         rows = np.minimum(np.searchsorted(edges, random.random(batch_size) * edges[-1]), len(edges) - 1)
+        silent = random.random(batch_size) < text_dropout
         texts = [
-            "" if drop < text_dropout else varied_caption(synsets[row], backgrounds[row], random)
-            for row, drop in zip(rows, random.random(batch_size), strict=True)
+            "" if none else varied_caption(synsets[row], backgrounds[row], random)
+            for row, none in zip(rows, silent, strict=True)
         ]
         distinct = sorted(set(texts))
         tokens = pipeline.tokenizer(distinct, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -263,6 +269,8 @@ def train_diffusion(
         clean = scale * (mean + deviation * torch.randn(mean.shape, generator=noise_generator))
         noise = torch.randn(clean.shape, generator=noise_generator)
         times = torch.randint(0, len(cumulative), (batch_size,), generator=noise_generator)
+        if seen:
+            times[:seen] = torch.randint(critic.earliest, len(cumulative), (seen,), generator=noise_generator)
         signal = cumulative[times].sqrt()[:, None, None, None]
         sigma = (1 - cumulative[times]).sqrt()[:, None, None, None]
         noisy, target = signal * clean + sigma * noise, signal * noise - sigma * clean
@@ -270,10 +278,16 @@ def train_diffusion(
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden = text_encoder(tokens.to(device)).last_hidden_state
             predicted = denoise(noisy, times.to(device), hidden[[distinct.index(text) for text in texts]]).sample
-        return torch.nn.functional.mse_loss(predicted.float(), target.to(device))
+        loss = torch.nn.functional.mse_loss(predicted.float(), target.to(device))
+        if seen:
+            shown = signal[:seen].to(device) * noisy[:seen] - sigma[:seen].to(device) * predicted[:seen].float()
+            named = [None if none else class_of.get(synsets[row]) for row, none in zip(rows, silent, strict=True)]
+            loss = loss + critic(shown, clean[:seen].to(device), named[:seen], step=step)
+        return loss
 
+    modules = {"unet": unet, "text_encoder": text_encoder} | ({"critic": critic} if critic else {})
     yield from train_with_checkpoints(
-        {"unet": unet, "text_encoder": text_encoder},
+        modules,
         loss_at_step,
         steps=steps,
         learning_rate=learning_rate,

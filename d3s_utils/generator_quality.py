@@ -14,8 +14,9 @@ from d3s_utils.classifiers import (
     Picture,
     classify_batch,
     load_classifier,
-    prepared_batches,
-    whole_picture_transform,
+    look,
+    predict,
+    whole_picture_classifier,
 )
 from d3s_utils.dreaming import DreamOptions, dream_from_guides, dream_from_text
 from d3s_utils.intervals import bootstrap_mean, clustered_wilson
@@ -64,10 +65,10 @@ class Verdicts:
 
 def load_judges(*, device: str = "cpu") -> Judges:
     """Return the judges, on `device`, without a network."""
-    features = load_classifier("tf_efficientnet_lite0", device=device)
-    features = replace(features, transform=whole_picture_transform(features.model, FEATURE_SIDE))
     return Judges(
-        load_classifier("tf_efficientnet_lite2", device=device), load_background_head(device=device), features
+        load_classifier("tf_efficientnet_lite2", device=device),
+        load_background_head(device=device),
+        whole_picture_classifier("tf_efficientnet_lite0", FEATURE_SIDE, device=device),
     )
 
 
@@ -79,33 +80,21 @@ def judge_pictures(
     Raises:
         PictureError: If a picture cannot be read.
     """
-    in9 = np.empty(len(pictures), object)
-    background = np.empty(len(pictures), object)
-    features = np.empty((len(pictures), judges.features.model.num_features), np.float32)
-    transforms = [judge.transform for judge in (judges.foreground, judges.background, judges.features)]
-    for places, batches, broken in prepared_batches(
-        pictures, transforms, batch_size=batch_size, description=description
-    ):
-        if broken:
-            raise next(iter(broken.values()))
-        in9[places] = np.array(IN9)[in9_of_logits(classify_batch(judges.foreground, batches[0])[0])]
-        shown = judges.background.probabilities_of_batch(batches[1]).argmax(1)
-        background[places] = np.array(list(BACKGROUNDS))[shown]
-        features[places] = classify_batch(judges.features, batches[2])[1]
-    return Verdicts(in9.astype(str), background.astype(str), features)
+    three = [judge.looker for judge in (judges.foreground, judges.background, judges.features)]
+    (foreground, background, features), _ = look(pictures, three, batch_size=batch_size, description=description)
+    return Verdicts(
+        np.array(IN9)[in9_of_logits(foreground[:, :1000])],
+        np.array(list(BACKGROUNDS))[background.argmax(1)],
+        features[:, 1000:],
+    )
 
 
 def picture_features(
     judges: Judges, pictures: Sequence[Picture], *, batch_size: int = 64, description: str = "features"
 ) -> np.ndarray:
     """Return the features alone of `judge_pictures`, float32 (n, 1280), in a fraction of its time."""
-    features = np.empty((len(pictures), judges.features.model.num_features), np.float32)
-    batches = prepared_batches(pictures, [judges.features.transform], batch_size=batch_size, description=description)
-    for places, tensors, broken in batches:
-        if broken:
-            raise next(iter(broken.values()))
-        features[places] = classify_batch(judges.features, tensors[0])[1]
-    return features
+    predictions = predict([judges.features], pictures, batch_size=batch_size, description=description)
+    return predictions[judges.features.name].features
 
 
 def setting_curve(

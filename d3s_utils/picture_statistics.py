@@ -85,6 +85,33 @@ def kernel_distance_ratio(numerator: KernelDistance, denominator: KernelDistance
     return Estimate(ratio, ratio - NORMAL_95 * error, ratio + NORMAL_95 * error, n)
 
 
+def kernel_distances(features: ArrayLike, groups: ArrayLike, reference: ArrayLike) -> pd.DataFrame:
+    """Return the kernel distance of each group of pictures to the same reference, and of all of them together.
+
+    Args:
+        features: Shape (n, width); rows that are not finite (unreadable pictures) are left out.
+        groups: Of each picture, such as its background, shape (n,).
+        reference: Features of the pictures to be near to, shape (m, width); rows likewise.
+
+    Returns:
+        `group` (``all`` comes first), `value`, `low`, `high`, `n`. A group of fewer than 3 pictures has no row.
+
+    Raises:
+        ValueError: See `kernel_distance`.
+    """
+    features, groups, reference = np.asarray(features), np.asarray(groups), np.asarray(reference)
+    readable = np.isfinite(features).all(1)
+    features, groups, reference = features[readable], groups[readable], reference[np.isfinite(reference).all(1)]
+    members = {"all": np.ones(len(groups), bool)} | {name: groups == name for name in dict.fromkeys(groups)}
+    return pd.DataFrame(
+        [
+            {"group": name} | vars(kernel_distance(features[mine], reference).estimate)
+            for name, mine in members.items()
+            if mine.sum() >= 3
+        ]
+    )
+
+
 def distances_within_classes(features: ArrayLike, labels: ArrayLike) -> pd.Series:
     """Return the mean cosine distance between two different pictures of each class, by class.
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
+from d3s_utils.classifiers import read_picture
 from d3s_utils.photo_sources import class_of_label, open_photos
 from d3s_utils.photos import PhotoError
 from d3s_utils.randomness import numpy_generator
@@ -67,6 +68,34 @@ def find_reference_photos(real_photos: str | None, *, limit: int, seed: int) -> 
         held_out = [split_of(image["bytes"]) == "test" for image in table["image"]]
         found.append(_from_table("Tiny-ImageNet photos, 64 px, ImageNet-9 classes", table[held_out], limit, seed))
     return found
+
+
+def realism_reference(
+    run_folder: Path, *, real_photos: str | None, limit: int, side: int, seed: int
+) -> tuple[str, list[np.ndarray]]:
+    """Return what generated pictures should look like: real photos where there are some, else what they came from.
+
+    Args:
+        real_photos, limit, seed: See `find_reference_photos`.
+        side: Photos are made square and this large, so that size alone makes no difference.
+
+    Returns:
+        The reference in words, and its pictures: real photos, or notebook 01's foregrounds (which `mini` dreams), or
+        its guides where it left no foregrounds.
+    """
+    found = find_reference_photos(real_photos, limit=limit, seed=seed)
+    if found:
+        name, pictures = found[-1].name, [read_picture(picture) for picture in found[-1].pictures]
+    else:
+        kind = "foregrounds"
+        if not (run_folder / "01_compositing" / "foregrounds.parquet").is_file():
+            kind = "guides"
+        table = pd.read_parquet(run_folder / "01_compositing" / f"{kind}.parquet")
+        name = f"the set's own {kind}"
+        files = table["file" if kind == "foregrounds" else "guide_file"]
+        pictures = [read_picture(run_folder / file) for file in files]
+    fitted = [ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS) for picture in pictures]
+    return name, [np.asarray(picture) for picture in fitted]
 
 
 def _own_photos(source: str, limit: int, seed: int) -> ReferencePhotos:

@@ -11,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from d3s_utils.taxonomy import BACKGROUNDS, ImageNetClass, check_background, imagenet_class, imagenet_classes
 
 PROFILES = Path(__file__).parent / "profiles"
+FILTER_NAMES = (  # of notebook 03
+    "foreground", "background", "unsafe", "clip_foreground", "clip_background", "sharpness", "exposure", "duplicate",
+)  # fmt: skip
 
 # What each notebook reads, beside `profile`, `output_dir` and `seed`; its parameters cell has the same names.
 NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -25,7 +28,11 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
         "batch_size", "other_run", "bootstrap_samples", "device",
     ),
     "03_validation": (
-        "foreground_judge", "foreground_threshold", "background_threshold", "unsafe_threshold", "device",
+        "foreground_judges", "foreground_witnesses", "background_judges", "background_witnesses", "clip_model",
+        "lpips_backbone", "real_photos", "real_photos_limit", "foreground_threshold", "background_threshold",
+        "unsafe_threshold", "clip_threshold", "outlier_threshold", "duplicate_bits", "filters", "answers",
+        "vote_rule", "votes_needed", "simulated_workers", "pictures_for_people", "wanted_precision",
+        "device",
     ),
     "04_classifier_evaluation": (
         "classifiers", "real_photos", "real_photos_limit", "bootstrap_samples", "device",
@@ -65,6 +72,7 @@ def _place(value: Any) -> Any:
 
 Place = Annotated[str, BeforeValidator(_place), Field(min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+AnyNames = Annotated[tuple[str, ...], Field(strict=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -123,10 +131,27 @@ class Settings(BaseModel):
     )
 
     # 03 validation
-    foreground_judge: str = Field(min_length=1, description="timm classifier that looks for the foreground")
+    foreground_judges: Names = Field(description="timm classifiers whose mean probability decides on the foreground")
+    foreground_witnesses: AnyNames = Field(description="timm classifiers whose votes are kept and decide nothing")
+    background_judges: Names = Field(description="background heads (bundled ones, or folders) that decide likewise")
+    background_witnesses: AnyNames = Field(description="background heads whose votes are kept and decide nothing")
+    clip_model: Place | None = Field(description="CLIP for zero-shot scores: hub id or local folder; null has none")
+    lpips_backbone: Place | None = Field(description="AlexNet's weights file for LPIPS; null takes a named stand-in")
     foreground_threshold: Share = Field(description="judge's probability of the right superclass that keeps a picture")
     background_threshold: Share = Field(description="judge's probability of the right background that keeps a picture")
     unsafe_threshold: Share = Field(description="score of the not-safe-for-work check that rejects a picture")
+    clip_threshold: Share = Field(description="CLIP's probability of the right class, and background, that is enough")
+    outlier_threshold: PositiveNumber = Field(description="robust z score from which sharpness or exposure is odd")
+    duplicate_bits: int = Field(ge=0, le=64, description="bits of the perceptual hash that near-duplicates differ in")
+    filters: Annotated[tuple[Literal[FILTER_NAMES], ...], Field(strict=False, min_length=1)] = Field(
+        description=f"those that reject a picture, some of {', '.join(FILTER_NAMES)}"
+    )
+    answers: Place | None = Field(description="folder of people's answers; null simulates them")
+    vote_rule: Literal["unanimous", "majority", "dawid_skene"] = Field(description="how votes become a verdict")
+    votes_needed: Count = Field(description="answers that a question needs before it is decided (D3S: 5)")
+    simulated_workers: int = Field(ge=0, description="workers that stand in for people; 0 for none")
+    pictures_for_people: Count = Field(description="pictures that people are asked about, even over class x background")
+    wanted_precision: Share = Field(description="precision for which thresholds are recommended")
 
     # 04 classifier evaluation
     classifiers: Names = Field(description="timm classifiers to evaluate")

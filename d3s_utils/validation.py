@@ -1,46 +1,57 @@
-"""Do generated pictures show what their labels say? Models look, thresholds decide, and each reason is recorded.
+"""Do generated pictures show what their labels say? Models looked, thresholds decide.
 
-Looking and deciding are apart: `judge` asks three models once, `decide` turns what they said into keep or reject and
-can be called again with other thresholds. People's votes will join here: `decide` writes who spoke into
-`verdict_source`, so that a table of votes (image_id, question, worker, answer) can later replace the verdicts of the
-pictures it covers, row by row, while the models' columns stay for calibration.
+Looking and deciding are apart: `panel.judge` asks the models once, `decide` turns what they said into keep or reject
+and can be called again with other thresholds, and `people.overrule` puts people's verdicts in the place of the models'
+for the pictures that they saw. Every rejection has its reason, every verdict its source.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from d3s_utils.background_classifier import BackgroundHead
-from d3s_utils.classifiers import Classifier, classify_batch, prepared_batches
-from d3s_utils.image_safety import SafetyCheck
 from d3s_utils.intervals import clustered_wilson, wilson
 from d3s_utils.manifest import read_rows
 from d3s_utils.metrics import Estimate
-from d3s_utils.taxonomy import BACKGROUNDS, IN9, imagenet_class, in9_of_logits, superclass_probabilities
+from d3s_utils.taxonomy import BACKGROUNDS
 
 QUESTIONS = {"foreground_agreement": "foreground_agrees", "background_agreement": "background_agrees"}
+FILTERS = {  # filter -> the column it looks at
+    "foreground": "foreground_probability",
+    "background": "background_probability",
+    "unsafe": "unsafe_score",
+    "clip_foreground": "clip_foreground_probability",
+    "clip_background": "clip_background_probability",
+    "sharpness": "sharpness_outlier",
+    "exposure": "exposure_outlier",
+    "duplicate": "duplicate_of",
+}
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When a judge's opinion is good enough, all in [0, 1].
+    """When a model's opinion is good enough, all in [0, 1].
 
     Attributes:
         foreground: The foreground agrees if its superclass is named first, or has at least this probability.
         background: Likewise for the background.
         unsafe: A picture is unsafe from this score on.
+        clip_foreground: CLIP agrees from this probability of the class on, among the classes of the set.
+        clip_background: Likewise for the background, among the ten.
     """
 
     foreground: float
     background: float
     unsafe: float
+    clip_foreground: float = 0.5
+    clip_background: float = 0.5
 
     def __post_init__(self):
-        for name in ("foreground", "background", "unsafe"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} threshold must lie in [0, 1], got {getattr(self, name)!r}")
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} threshold must lie in [0, 1], got {value!r}")
 
 
 def read_generated(run_folder: Path) -> pd.DataFrame:
@@ -60,75 +71,61 @@ def read_generated(run_folder: Path) -> pd.DataFrame:
     return table.assign(file=folder + "/" + table["split"] + "/" + table["file_name"])
 
 
-def judge(
-    table: pd.DataFrame,
-    *,
-    root: Path,
-    foreground_judge: Classifier,
-    background_judge: BackgroundHead,
-    safety_check: SafetyCheck,
-    batch_size: int = 32,
+def passes(judged: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
+    """Return whether each picture passes each of `FILTERS` that the table has the column of, as booleans.
+
+    A picture that cannot be read passes none.
+    """
+    column = {name: judged[source] for name, source in FILTERS.items() if source in judged}
+    found = {}
+    for name in ("foreground", "background"):
+        found[name] = judged[f"{name}_named"] | (column[name] >= getattr(thresholds, name))
+    found["unsafe"] = column["unsafe"] < thresholds.unsafe
+    for name in ("clip_foreground", "clip_background"):
+        if name in column:
+            found[name] = column[name] >= getattr(thresholds, name)
+    for name in ("sharpness", "exposure"):
+        if name in column:
+            found[name] = ~column[name].astype(bool)
+    if "duplicate" in column:
+        found["duplicate"] = column["duplicate"] == ""
+    readable = judged["unreadable"] == ""
+    return pd.DataFrame({name: passed.astype(bool) & readable for name, passed in found.items()})
+
+
+def decide(
+    judged: pd.DataFrame, thresholds: Thresholds, *, filters: Sequence[str] = ("foreground", "background", "unsafe")
 ) -> pd.DataFrame:
-    """Return `table` with the opinion of three models about each picture, which is read once for all of them.
+    """Return a judged table with the models' verdict on each picture.
 
     Args:
-        table: Has `file` (relative to `root`), `in9`, `imagenet_index` and `background`.
-
-    Returns:
-        The table with these columns more:
-            `foreground_prediction`: superclass that is named first (a class's name where the true class has none).
-            `foreground_probability`: of the true superclass among the nine (of the class among the 1000 likewise).
-            `foreground_named`: whether the right one is named first.
-            `background_prediction`, `background_probability`, `background_named`: likewise among the ten.
-            `unsafe_score`: in [0, 1].
-            `unreadable`: why the picture could not be read, or an empty string; then the others are missing.
-    """
-    count = len(table)
-    logits = np.full((count, 1000), np.nan, np.float32)
-    backgrounds = np.full((count, len(BACKGROUNDS)), np.nan, np.float32)
-    unsafe = np.full(count, np.nan, np.float32)
-    unreadable = np.full(count, "", dtype=object)
-    batches = prepared_batches(
-        [root / file for file in table["file"]],
-        [foreground_judge.transform, background_judge.transform, safety_check.transform],
-        batch_size=batch_size,
-        description="judging",
-    )
-    for places, tensors, broken in batches:
-        for place, error in broken.items():
-            unreadable[place] = str(error)
-        if places:
-            logits[places] = classify_batch(foreground_judge, tensors[0])[0]
-            backgrounds[places] = background_judge.probabilities_of_batch(tensors[1])
-            unsafe[places] = safety_check.score(tensors[2])
-    return pd.concat(
-        [
-            table.reset_index(drop=True),
-            _foreground_opinion(table, logits),
-            _background_opinion(table, backgrounds),
-            pd.DataFrame({"unsafe_score": unsafe, "unreadable": unreadable.astype(str)}),
-        ],
-        axis=1,
-    )
-
-
-def decide(judged: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
-    """Return a judged table with the verdict on each picture.
+        judged: From `judge`, with the columns of the other `FILTERS` where they are wanted.
+        thresholds: See `Thresholds`.
+        filters: Those that reject; the others only say what they would do (`passes`).
 
     Returns:
         The table with these columns more:
             `foreground_agrees`, `background_agrees`, `safe`: one answer each (false where unreadable).
-            `keep`: whether all three are true.
-            `reason`: why not, with the probability, the threshold and what was seen instead; empty where kept.
+            `keep`: whether all `filters` pass it.
+            `reason`: why not, with the numbers and what was seen instead; empty where kept.
             `verdict_source`: ``models``.
+            `rule`: what decided.
+
+    Raises:
+        ValueError: If a filter is unknown, or its column is missing.
     """
-    foreground = judged["foreground_named"] | (judged["foreground_probability"] >= thresholds.foreground)
-    background = judged["background_named"] | (judged["background_probability"] >= thresholds.background)
-    safe = judged["unsafe_score"] < thresholds.unsafe
-    verdict = judged.assign(foreground_agrees=foreground, background_agrees=background, safe=safe)
-    verdict["keep"] = foreground & background & safe
-    verdict["reason"] = [_reason(row, thresholds) for row in verdict.to_dict("records")]
-    return verdict.assign(verdict_source="models")
+    passed = passes(judged, thresholds)
+    for name in filters:
+        if name not in passed:
+            has = "was not measured here" if name in FILTERS else f"is none of {', '.join(FILTERS)}"
+            raise ValueError(f"filters must be among those measured ({', '.join(passed)}); {name!r} {has}")
+    verdict = judged.assign(
+        foreground_agrees=passed["foreground"], background_agrees=passed["background"], safe=passed["unsafe"],
+        keep=passed[list(filters)].all(axis=1) & (judged["unreadable"] == ""),
+    )  # fmt: skip
+    rows, answers = verdict.to_dict("records"), passed.to_dict("records")
+    verdict["reason"] = [_reason(row, answer, thresholds, filters) for row, answer in zip(rows, answers, strict=True)]
+    return verdict.assign(verdict_source="models", rule=f"models: {', '.join(filters)}")
 
 
 def agreement_table(validated: pd.DataFrame) -> pd.DataFrame:
@@ -152,8 +149,8 @@ def agreement_metrics(validated: pd.DataFrame) -> dict[str, Estimate]:
     Intervals count the pictures of one foreground as resembling each other (`intervals.clustered_wilson`).
 
     Returns:
-        `foreground_agreement`, `background_agreement`, `acceptance`, `safe`, and the first three again as
-        ``<background>/<name>``.
+        `foreground_agreement`, `background_agreement`, `acceptance`, `safe`; for each background
+        ``<background>/foreground_agreement``, ``<background>/background_agreement`` and ``acceptance/<background>``.
     """
     shares = QUESTIONS | {"acceptance": "keep"}
     metrics = {
@@ -163,7 +160,8 @@ def agreement_metrics(validated: pd.DataFrame) -> dict[str, Estimate]:
     for background in sorted(set(validated["background"]), key=list(BACKGROUNDS).index):
         rows = validated[validated["background"] == background]
         for name, column in shares.items():
-            metrics[f"{background}/{name}"] = clustered_wilson(rows[column], rows["foreground_id"])
+            place = f"acceptance/{background}" if name == "acceptance" else f"{background}/{name}"
+            metrics[place] = clustered_wilson(rows[column], rows["foreground_id"])
     return metrics
 
 
@@ -183,52 +181,39 @@ def acceptance_by_threshold(judged: pd.DataFrame, *, probability: str, named: st
     return pd.DataFrame({"threshold": thresholds, "strict": strict, "used": used})
 
 
-def _foreground_opinion(table: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
-    seen = ~np.isnan(logits).any(1)
-    safe_logits = np.where(seen[:, None], logits, 0)
-    first = np.array(IN9, dtype=object)[in9_of_logits(safe_logits)]
-    masses = superclass_probabilities(safe_logits)
-    probability, named = np.full(len(table), np.nan), np.zeros(len(table), bool)
-    exponentials = np.exp(safe_logits - safe_logits.max(1, keepdims=True))
-    for i, (superclass, index) in enumerate(zip(table["in9"], table["imagenet_index"], strict=True)):
-        if not seen[i]:
-            first[i] = ""
-        elif superclass:
-            probability[i], named[i] = masses[i, IN9.index(superclass)], first[i] == superclass
-        else:  # a class outside ImageNet-9 is its own superclass
-            probability[i] = exponentials[i, index] / exponentials[i].sum()
-            named[i] = safe_logits[i].argmax() == index
-            first[i] = imagenet_class(int(safe_logits[i].argmax())).name
-    return pd.DataFrame(
-        {"foreground_prediction": first.astype(str), "foreground_probability": probability, "foreground_named": named}
-    )
+def kept_by_cell(judged: pd.DataFrame, *, column: str, thresholds: Sequence[float]) -> pd.DataFrame:
+    """Return the share of each class × background that a threshold on `column` alone would keep.
+
+    Returns:
+        `threshold`, `class_name`, `background`, `value`, `low`, `high`, `n`. A missing number is not kept.
+    """
+    rows = []
+    for threshold in thresholds:
+        over = judged.assign(over=judged[column] >= threshold)
+        for (class_name, background), cell in over.groupby(["class_name", "background"], sort=False):
+            share = wilson(int(cell["over"].sum()), len(cell))
+            rows.append({"threshold": float(threshold), "class_name": class_name, "background": background}
+                        | vars(share))  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def _background_opinion(table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
-    names = list(BACKGROUNDS)
-    seen = ~np.isnan(probabilities).any(1)
-    first = np.where(seen, np.array(names, dtype=object)[np.nan_to_num(probabilities).argmax(1)], "")
-    truth = table["background"].map(names.index).to_numpy()
-    return pd.DataFrame(
-        {
-            "background_prediction": first.astype(str),
-            "background_probability": probabilities[np.arange(len(table)), truth].astype(float),
-            "background_named": first == table["background"].to_numpy(dtype=object),
-        }
-    )
-
-
-def _reason(row: dict, thresholds: Thresholds) -> str:
+def _reason(row: dict, passed: dict, thresholds: Thresholds, filters: Sequence[str]) -> str:
     if row["unreadable"]:
         return f"unreadable: {row['unreadable']}"
     reasons = []
-    for name, label, threshold in (
-        ("foreground", row["in9"] or row["class_name"], thresholds.foreground),
-        ("background", row["background"], thresholds.background),
-    ):
-        if not row[f"{name}_agrees"]:
-            probability = row[f"{name}_probability"]
-            reasons.append(f"{name}: looks like {row[f'{name}_prediction']}, {label} {probability:.2f} < {threshold:g}")
-    if not row["safe"]:
-        reasons.append(f"unsafe: {row['unsafe_score']:.2f} >= {thresholds.unsafe:g}")
+    for name in filters:
+        if passed[name]:
+            continue
+        if name in ("foreground", "background"):
+            label = (row["in9"] or row["class_name"]) if name == "foreground" else row["background"]
+            shown, threshold = row[f"{name}_probability"], getattr(thresholds, name)
+            reasons.append(f"{name}: looks like {row[f'{name}_prediction']}, {label} {shown:.2f} < {threshold:g}")
+        elif name == "unsafe":
+            reasons.append(f"unsafe: {row['unsafe_score']:.2f} >= {thresholds.unsafe:g}")
+        elif name.startswith("clip_"):
+            reasons.append(f"{name}: {row[FILTERS[name]]:.2f} < {getattr(thresholds, name):g}")
+        elif name == "duplicate":
+            reasons.append(f"duplicate: of {row['duplicate_of']}")
+        else:
+            reasons.append(f"{name}: an outlier")
     return "; ".join(reasons)

@@ -155,6 +155,18 @@ def krippendorff_alpha(votes: pd.DataFrame, question: str, *, seed: int, samples
     return Estimate(value, min(low, value), max(high, value), len(counts))
 
 
+def agreement_by_question(votes: pd.DataFrame, *, seed: int) -> dict[str, Estimate]:
+    """Return ``krippendorff_alpha/<question>`` for each question that two people answered of one picture."""
+    real = check_votes(votes)[votes["kind"] == "real"]
+    asked = real.groupby(["question", "image_id"]).size()
+    shared = set(asked[asked >= 2].index.get_level_values("question"))
+    return {
+        f"krippendorff_alpha/{question}": krippendorff_alpha(votes, question, seed=seed)
+        for question in QUESTIONS
+        if question in shared
+    }
+
+
 def _alpha(counts: np.ndarray) -> float:
     if (counts.sum(0) > 0).sum() < 2:
         return 1.0  # all gave the same answer: nothing to disagree on
@@ -239,3 +251,70 @@ def simulate_votes(
                 answer = str(random.choice(others))
             rows.append((row.image_id, row.question, worker.name, answer, kind))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def simulated_crowd(count: int) -> list[SimulatedWorker]:
+    """Return `count` simulated workers of stated error rates: careful ones, average ones, and every fifth careless."""
+    rates = (0.03, 0.05, 0.08, 0.12, 0.30)
+    return [
+        SimulatedWorker(
+            f"simulated-{number + 1:02d}",
+            errors={"object": rate, "background": 1.5 * rate, "unsafe": 0.2 * rate},
+            unsure=rate / 3,
+        )
+        for number in range(count)
+        for rate in [rates[number % len(rates)]]
+    ]
+
+
+def simulate_answers(
+    items: pd.DataFrame,
+    gold: pd.DataFrame,
+    truth: pd.DataFrame,
+    workers: Sequence[SimulatedWorker],
+    *,
+    seed: int,
+) -> pd.DataFrame:
+    """Return what simulated workers answer to planned tasks, gold items and repeats included.
+
+    Args:
+        items, gold: `annotation.Tasks`.
+        truth: What each picture shows: `image_id`, `question`, `answer`.
+        workers: Each answers every task.
+        seed: See `simulate_votes`.
+    """
+    parts = []
+    for kind, known in (("real", truth), ("repeat", truth), ("gold", gold)):
+        asked = items.loc[items["kind"] == kind, "image_id"]
+        parts.append(simulate_votes(known[known["image_id"].isin(asked)], workers, seed=seed, kind=kind))
+    return pd.concat(parts, ignore_index=True)
+
+
+def compare_rules(votes: pd.DataFrame, backgrounds: pd.Series, *, votes_needed: int) -> pd.DataFrame:
+    """Return what each rule would keep: object there, background as asked for, nothing unsafe.
+
+    Args:
+        votes: See the module.
+        backgrounds: The background that was asked for, indexed by `image_id`.
+        votes_needed: See `Rule`.
+
+    Returns:
+        `rule`, `measure` (object, background, safe, kept), `value`, `low`, `high`, `n` (pictures that were decided).
+    """
+    rows = []
+    for name in RULES:
+        found = verdicts(votes, Rule(name, votes_needed))
+        found = found[found[list(QUESTIONS)].notna().all(axis=1)]
+        asked = backgrounds.reindex(found.index)
+        shares = {
+            "object": found["object"].eq(True),
+            "background": found["background"].eq(asked),
+            "safe": found["unsafe"].eq(False),
+        }
+        shares["kept"] = shares["object"] & shares["background"] & shares["safe"]
+        rows += [
+            {"rule": name, "measure": measure} | vars(wilson(int(share.sum()), len(share)))
+            for measure, share in shares.items()
+            if len(share)
+        ]
+    return pd.DataFrame(rows, columns=["rule", "measure", "value", "low", "high", "n"])

@@ -1,5 +1,6 @@
 """A page in a real, headless Chromium, driven over its debugging protocol."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -13,11 +14,17 @@ import websocket
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
+CODES = {"Tab": 9, "Enter": 13, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 
 
 class Browser:
-    """Opens pages one after the other in one profile folder, so that what a page stores is there again later."""
+    """Opens pages one after the other in one profile folder, so that what a page stores is there again later.
+
+    Attributes:
+        events: What happened, as the protocol tells it.
+        answers: Start of an address -> (content type, body) that a request to it is answered with; see `serve`.
+    """
 
     def __init__(self, folder: Path, *, width: int = 800, height: int = 900):
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
@@ -33,20 +40,51 @@ class Browser:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
             pages = [target for target in json.load(answer) if target["type"] == "page"]
         self._socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60)
-        self._number, self.events = 0, []
+        self._number, self.events, self.answers = 0, [], {}
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters) -> dict:
         """Send a command of the protocol and return its result; what happens meanwhile goes into `events`."""
-        self._number += 1
-        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        number = self._post(method, **parameters)
         while True:
             message = json.loads(self._socket.recv())
-            if message.get("id") == self._number:
+            if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
             self.events.append(message)
+            self._react(message.get("method"), message.get("params"))
+
+    def _react(self, event: str, about: dict) -> None:
+        """Leave a page that asks whether it may be left, and answer requests that `serve` told of."""
+        if event == "Page.javascriptDialogOpening":
+            self._post("Page.handleJavaScriptDialog", accept=True)
+        if event == "Fetch.requestPaused":
+            url = about["request"]["url"]
+            kind, body = next(answer for start, answer in self.answers.items() if url.startswith(start))
+            headers = [{"name": "Content-Type", "value": kind}]
+            self._post("Fetch.fulfillRequest", requestId=about["requestId"], responseCode=200,
+                       responseHeaders=headers, body=base64.b64encode(body).decode())  # fmt: skip
+
+    def _post(self, method: str, **parameters) -> int:
+        """Send a command without waiting for its result, which joins the events; return its number."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        return self._number
+
+    def serve(self, start: str, body: bytes, *, kind: str = "text/html") -> None:
+        """Answer requests to addresses that begin with `start` in place of the network."""
+        self.answers[start] = (kind, body)
+        self.send("Fetch.enable", patterns=[{"urlPattern": f"{start}*"} for start in self.answers])
+
+    def happened(self, method: str) -> list[dict]:
+        """Return the parameters of the events of that name so far."""
+        return [event["params"] for event in self.events if event.get("method") == method]
+
+    def photograph(self, path: Path, *, whole: bool = True) -> None:
+        """Write a picture of the page."""
+        shot = self.send("Page.captureScreenshot", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(shot["data"]))
 
     def open(self, url: str) -> None:
         """Go to `url` and wait until it is loaded."""
@@ -68,9 +106,10 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press and release a key, as a person does."""
-        text = {"text": key} if len(key) == 1 else {}
+        code = {"windowsVirtualKeyCode": CODES[key], "code": key} if key in CODES else {}
+        text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, **(text if kind == "keyDown" else {}))
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, **code, **(text if kind == "keyDown" else {}))
 
     def close(self) -> None:
         """End the browser."""

@@ -4,7 +4,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from d3s_utils.accuracy_figures import draw_drops, draw_heat_map, draw_shares, draw_shift_scatter, draw_thresholds
+from d3s_utils.accuracy_figures import (
+    draw_calibration,
+    draw_drops,
+    draw_estimates,
+    draw_filter_curve,
+    draw_heat_map,
+    draw_shares,
+    draw_shift_scatter,
+    draw_thresholds,
+)
 from d3s_utils.taxonomy import BACKGROUNDS
 
 
@@ -58,3 +67,30 @@ def test_drops_and_shares_and_thresholds_are_labelled(ax):
     curve = pd.DataFrame({"threshold": [0.0, 1.0], "strict": [1.0, 0.0], "used": [1.0, 0.4]})
     draw_thresholds(curve, ax, chosen=0.5, title="falls")
     assert len(ax.get_legend().get_texts()) == 3
+
+
+def test_estimates_keep_their_unit_and_their_intervals(ax):
+    table = pd.DataFrame({"group": ["snow", "all"], "value": [0.4, -0.1], "low": [0.3, -0.2], "high": [0.6, 0.0]})
+    draw_estimates(table, ax, groups="group", title="far", label="kernel distance")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["snow", "all"]
+    assert [tuple(offset) for offset in ax.collections[-1].get_offsets()] == [(0.4, 0), (-0.1, 1)]
+    (segments,) = (c.get_segments() for c in ax.collections if hasattr(c, "get_segments"))
+    assert [sorted(s[:, 0].round(6).tolist()) for s in segments] == [[0.3, 0.6], [-0.2, 0.0]]
+
+
+def test_a_filters_curve_shows_both_sides_and_the_chosen_threshold(ax):
+    curve = pd.DataFrame({"threshold": [0.0, 1.0], "precision": [0.5, 1.0], "recall": [1.0, 0.2]})
+    curve = curve.assign(**{f"{n}_{e}": curve[n] for n in ("precision", "recall") for e in ("low", "high")})
+    draw_filter_curve(curve, ax, wanted=0.9, chosen=0.7, title="")
+    labels = [line.get_label() for line in ax.lines]
+    assert labels == ["precision", "recall", "precision wanted: 90%", "reached from 0.70 on"]
+    assert ax.lines[0].get_ydata().tolist() == [50, 100]
+    draw_filter_curve(curve, ax.figure.add_subplot(), wanted=0.9, chosen=None, title="")
+    assert len(ax.figure.axes[-1].lines) == 3
+
+
+def test_calibration_is_drawn_in_percent(ax):
+    curve = pd.DataFrame({"score": [0.2, 0.9], "value": [0.1, 0.6], "low": [0.0, 0.5], "high": [0.2, 0.7]})
+    draw_calibration(curve, ax, title="boastful", label="accepted (%)")
+    assert ax.lines[0].get_xdata().tolist() == [0.2, 0.9]
+    assert ax.lines[0].get_ydata().tolist() == [10, 60]

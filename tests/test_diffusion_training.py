@@ -17,6 +17,7 @@ from d3s_utils.autoencoder_training import (
     reconstruct,
     train_autoencoder,
 )
+from d3s_utils.decoded_critic import DecodedCritic
 from d3s_utils.diffusion_training import (
     Latents,
     assemble_pipeline,
@@ -322,6 +323,74 @@ def test_the_loss_falls_and_a_checkpoint_resumes_to_the_same_weights(tokenizer, 
     assert resumed == expected
     assert expected[-1]["loss"] < expected[0]["loss"]
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_a_critics_loss_is_its_parts_and_hangs_on_the_step_alone():
+    autoencoder = tiny_autoencoder()
+    latents = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    losses = {}
+    for recognition, adversarial in ((0.0, 0.0), (0.5, 0.0), (0.0, 2.0)):
+        critic = DecodedCritic(
+            autoencoder, seed=0, pictures=2, recognition_weight=recognition, adversarial_weight=adversarial
+        )
+        predicted = latents.clone().requires_grad_(True)
+        loss = critic(predicted, latents.flip(0), [291, None], step=3)
+        loss.backward()
+        losses[recognition, adversarial] = loss.item(), predicted.grad
+        assert critic(predicted, latents.flip(0), [291, None], step=3).item() == loss.item()
+        if recognition:
+            assert critic(predicted, latents.flip(0), [291, None], step=4).item() != loss.item()
+    plain, recognised, fooled = losses.values()
+    assert not plain[1].any(), "the heads learn, nobody pushes the prediction"
+    assert recognised[0] > plain[0]
+    assert recognised[1][0].any()
+    assert not recognised[1][1].any(), "a prompt that names no class asks for none"
+    assert fooled[0] == plain[0], "reversing a gradient changes no value"
+    assert fooled[1].any()
+    assert all(not p.requires_grad for p in autoencoder.parameters())
+    assert all(name.startswith("discriminator.") for name in critic.state_dict()), "what is frozen is not saved"
+    with pytest.raises(ValueError, match="pictures must be at least 1, got 0"):
+        DecodedCritic(autoencoder, seed=0, pictures=0)
+
+
+def test_following_the_critic_makes_the_class_more_probable():
+    autoencoder = tiny_autoencoder()
+    critic = DecodedCritic(autoencoder, seed=0, pictures=1, recognition_weight=1.0, adversarial_weight=0.0)
+    latents = torch.zeros(1, 8, 16, 16, requires_grad=True)
+    steps = torch.optim.Adam([latents], lr=0.1)
+    losses = []
+    for _ in range(12):
+        loss = critic(latents, latents.detach(), [291], step=0)
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_training_with_a_critic_resumes_to_the_same_weights(tokenizer, tmp_path):
+    table, pixels = labelled_photos([LION, ORGAN])
+    results = []
+    for cut in (0, 1):
+        pipeline = tiny_pipeline(tokenizer)
+        latents = encode_pictures(pipeline.vae, pixels)
+        pictures = pd.DataFrame({"kind": "object", "synset": table["synset"], "background": ""})
+        options = {"steps": 3, "seed": 0, "batch_size": 3, "checkpoint_every": 1, "weights": np.ones(len(pictures)),
+                   "checkpoint": tmp_path / f"{cut}.pt"}  # fmt: skip
+        run = train_diffusion(pipeline, latents, pictures, critic=critic_of(pipeline), **options)
+        if cut:
+            next(run), run.close()
+            pipeline = tiny_pipeline(tokenizer)
+            torch.nn.init.zeros_(pipeline.unet.conv_out.weight)
+            run = train_diffusion(pipeline, latents, pictures, critic=critic_of(pipeline), **options)
+        results.append((list(run), pipeline.unet.state_dict()))
+    (expected, weights), (resumed, same) = results
+    assert resumed == expected
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def critic_of(pipeline) -> DecodedCritic:
+    return DecodedCritic(pipeline.vae, seed=0, pictures=2)
 
 
 def test_no_step_of_training_changes_nothing(tokenizer, tmp_path):

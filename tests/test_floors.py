@@ -8,21 +8,22 @@ FLOORS = {
         "processes", "progress_lines", "randomness", "row_appender", "scene_mining", "taxonomy",
     ),
     1: (
-        "classifiers", "dependence", "figures", "guide_distance", "masks", "metrics", "photo_sources", "pipelines",
-        "png_files", "settings",
+        "classifiers", "dataset_export", "dependence", "figures", "guide_distance", "masks", "metrics", "photo_sources",
+        "pipelines", "png_files", "settings",
     ),
     2: (
-        "accuracy_figures", "background_classifier", "compositing", "dreaming", "expected_cost", "generation_figures",
-        "image_safety", "intervals", "invariant_features", "model_card", "notebook_run", "report", "training_photos",
+        "accuracy_figures", "background_classifier", "compositing", "dataset_card", "dreaming", "expected_cost",
+        "generation_figures", "image_safety", "intervals", "invariant_features", "model_card", "notebook_run",
+        "picture_quality", "report", "training_photos", "zero_shot",
     ),
     3: (
-        "autoencoder_training", "background_training", "compositing_speed", "evaluation", "gathering",
-        "generation_requests", "guides", "notebook_graph", "picture_statistics", "probes", "reference_photos",
-        "training_pictures", "votes",
+        "autoencoder_training", "background_training", "calibration", "compositing_speed", "evaluation", "gathering",
+        "generation_requests", "guides", "lpips_diversity", "notebook_graph", "panel", "picture_statistics", "probes",
+        "reference_photos", "training_pictures", "votes",
     ),
-    4: ("annotation", "diffusion_training", "dreamt_photos", "generator_quality", "job", "manifest"),
-    5: ("generation", "validation"),
-    6: ("generation_speed",),
+    4: ("annotation", "decoded_critic", "dreamt_photos", "generator_quality", "job", "manifest"),
+    5: ("d3s_layout", "diffusion_training", "generation", "validation"),
+    6: ("generation_speed", "people"),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 

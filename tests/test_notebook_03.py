@@ -1,12 +1,14 @@
 """Notebook 03 through papermill, on a tiny made-up data set."""
 
-from pathlib import Path
+import json
 
 import pandas as pd
 import papermill
 import pytest
 from tiny_outputs import write_tiny_outputs
 
+from d3s_utils.annotation import FORMAT, read_tasks
+from d3s_utils.dataset_export import read_parquet
 from d3s_utils.metrics import read_metrics
 from d3s_utils.settings import load_settings
 
@@ -20,19 +22,63 @@ def test_it_judges_a_tiny_data_set(tmp_path, root):
     write_tiny_outputs(settings, until="02_diffusion_generation")
     torn = next((settings.folder("02_diffusion_generation") / "images" / "train").glob("*.png"))
     torn.write_bytes(torn.read_bytes()[:100])
+    parameters = {
+        "output_dir": str(tmp_path), "foreground_judges": ["tf_efficientnet_lite0"], "foreground_witnesses": [],
+        "background_witnesses": [], "pictures_for_people": 6, "device": "cpu",
+    }  # fmt: skip
     papermill.execute_notebook(
         str(root / "notebooks" / "03_validation.ipynb"), str(tmp_path / "03.ipynb"), cwd=str(root),
-        parameters={"output_dir": str(tmp_path), "foreground_judge": "tf_efficientnet_lite0", "device": "cpu"},
-        progress_bar=False,
+        parameters=parameters, progress_bar=False,
     )  # fmt: skip
     folder = settings.folder("03_validation")
     record = read_metrics(folder / "metrics.json")
     table = pd.read_parquet(folder / "validated.parquet")
     assert {"foreground_agreement", "background_agreement", "acceptance"} <= set(record["metrics"])
-    assert "snow/foreground_agreement" in record["metrics"]
+    assert {"snow/foreground_agreement", "acceptance/snow", "krippendorff_alpha/object"} <= set(record["metrics"])
     assert record["metrics"]["foreground_agreement"].n == len(table) == 8
     assert table.loc[table["file"].str.endswith(torn.name), "reason"].str.startswith("unreadable").all()
     assert (table["keep"] == (table["reason"] == "")).all()
+    assert set(table["verdict_source"]) == {"models"}, "simulated people overrule nobody"
+    assert (table["people_source"] == "simulated").sum() == 6
     assert len(pd.read_parquet(folder / "agreement.parquet")) == 2 * 2 * 3
-    assert {"agreement.png", "thresholds.png"} <= {path.name for path in Path(folder).glob("*.png")}
-    assert set(record["provenance"]["weights"]) == {"tf_efficientnet_lite0", "background_head", "open_nsfw"}
+    assert {"agreement.png", "thresholds.png", "calibration.png"} <= {path.name for path in folder.glob("*.png")}
+    weights = {"tf_efficientnet_lite0", "background_head", "open_nsfw"}
+    assert set(record["provenance"]["weights"]) == weights
+    assert record["provenance"]["data"]["votes"] == "simulated"
+    assert "simulated" in (folder / "release" / "README.md").read_text()
+    assert len(read_parquet(folder / "release")) == 8
+
+    answers = answer_by_hand(folder / "annotation", tmp_path / "answers")
+    papermill.execute_notebook(
+        str(root / "notebooks" / "03_validation.ipynb"), str(tmp_path / "03b.ipynb"), cwd=str(root),
+        parameters=parameters | {"answers": str(answers), "votes_needed": 2, "vote_rule": "unanimous"},
+        progress_bar=False,
+    )  # fmt: skip
+    record = read_metrics(folder / "metrics.json")
+    table = pd.read_parquet(folder / "validated.parquet")
+    assert record["provenance"]["data"]["votes"] == "people"
+    assert record["metrics"]["krippendorff_alpha/object"].value == 1
+    by_people = table[table["verdict_source"] == "people"]
+    assert len(by_people) == 6
+    assert by_people["keep"].all(), "both workers accept everything, whatever the models say"
+    assert set(by_people["rule"]) == {"people: unanimous, 2 votes"}
+    assert "simulated" not in (folder / "release" / "README.md").read_text()
+
+
+def answer_by_hand(tasks_folder, folder):
+    """Write the answers of two workers who find everything as it was asked for."""
+    tasks = read_tasks(tasks_folder)
+    asked = pd.read_parquet(tasks_folder.parent / "validated.parquet").set_index("image_id")["background"]
+    known = tasks.gold.set_index(["image_id", "question"])["answer"]
+    folder.mkdir()
+    for worker in ("ada", "bob"):
+        for task_id, items in tasks.items.groupby("task_id"):
+            answers = []
+            for item in items.to_dict("records"):
+                right = {"object": "yes", "background": asked.get(item["image_id"]), "unsafe": "no"}
+                if item["kind"] == "gold":
+                    right = {question: known[item["image_id"], question] for question in right}
+                answers += [{"item_id": item["item_id"], "question": q, "answer": a} for q, a in right.items()]
+            record = {"format": FORMAT, "task_id": task_id, "worker": worker, "answers": answers}
+            (folder / f"{worker}-{task_id}.json").write_text(json.dumps(record))
+    return folder

@@ -9,6 +9,7 @@ from d3s_utils.picture_statistics import (
     diversity,
     kernel_distance,
     kernel_distance_ratio,
+    kernel_distances,
     nearest_pictures,
 )
 from d3s_utils.randomness import numpy_generator
@@ -115,3 +116,14 @@ def test_a_copy_is_found_whatever_its_brightness():
     assert rows[0] == 7
     assert distances[0] == pytest.approx(0, abs=1e-9)
     assert distances[1] > 0.05
+
+
+def test_each_group_is_measured_against_the_same_reference():
+    features, reference = samples("group"), samples("reference", n=15)
+    groups = np.repeat(["snow", "cave", "rare"], [9, 9, 2])
+    features[0] = np.nan  # an unreadable picture
+    table = kernel_distances(features, groups, reference).set_index("group")
+    assert list(table.index) == ["all", "snow", "cave"], "two pictures are too few"
+    assert table["n"].tolist() == [15, 8, 9]
+    assert table.loc["snow", "value"] == kernel_distance(features[1:9], reference).value
+    assert table.loc["all", "value"] == kernel_distance(features[1:], reference).value

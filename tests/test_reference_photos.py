@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_outputs import write_tiny_outputs
 
 from d3s_utils.photos import PhotoError
-from d3s_utils.reference_photos import find_reference_photos
+from d3s_utils.reference_photos import find_reference_photos, realism_reference
+from d3s_utils.settings import load_settings
 
 
 def test_a_users_folder_is_read_and_bad_photos_are_counted(tmp_path):
@@ -39,3 +41,24 @@ def test_shared_photos_are_found(shared_data, monkeypatch):
     assert len(full.pictures) == len(tiny.pictures) == 4
     assert all(tiny.in9)
     assert min(full.pictures[0].size) > 64
+
+
+def test_realism_is_held_against_photos_or_else_against_what_the_set_was_made_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("D3S_SHARED_DATA", str(tmp_path))
+    settings = load_settings(
+        "mini", output_dir=str(tmp_path), classes=["goldfish", "lion"], backgrounds=["snow", "night"],
+        guides_per_class_train=1, guides_per_class_val=1, templates_per_background=2,
+    )  # fmt: skip
+    write_tiny_outputs(settings, until="01_compositing")
+    options = {"limit": 3, "side": 32, "seed": 0}
+    name, pictures = realism_reference(settings.run_folder, real_photos=None, **options)
+    assert name == "the set's own foregrounds"
+    assert {picture.shape for picture in pictures} == {(32, 32, 3)}
+    assert len(pictures) == 4
+    (settings.folder("01_compositing") / "foregrounds.parquet").unlink()
+    assert realism_reference(settings.run_folder, real_photos=None, **options)[0] == "the set's own guides"
+    (tmp_path / "photos" / "lion").mkdir(parents=True)
+    Image.fromarray(np.full((20, 40, 3), 9, np.uint8)).save(tmp_path / "photos" / "lion" / "a.png")
+    name, pictures = realism_reference(settings.run_folder, real_photos=str(tmp_path / "photos"), **options)
+    assert "photos" in name
+    assert pictures[0].shape == (32, 32, 3)

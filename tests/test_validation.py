@@ -2,48 +2,21 @@
 
 import dataclasses
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
-from PIL import Image
+from judged_tables import LENIENT, judged_table, with_quality
 from statsmodels.stats.proportion import proportion_confint
 
-from d3s_utils.background_classifier import BackgroundHead
-from d3s_utils.classifiers import Classifier
-from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class
 from d3s_utils.validation import (
+    FILTERS,
     Thresholds,
     acceptance_by_threshold,
     agreement_metrics,
     agreement_table,
     decide,
-    judge,
+    kept_by_cell,
+    passes,
     read_generated,
 )
-
-LENIENT = Thresholds(foreground=0.3, background=0.5, unsafe=0.8)
-
-
-def judged_table():
-    """Five pictures: all well, foreground saved by its probability, wrong background, unsafe, unreadable."""
-    return pd.DataFrame(
-        {
-            "image_id": list("abcde"),
-            "foreground_id": ["f", "f", "g", "g", "g"],
-            "class_name": "lion",
-            "in9": "carnivore",
-            "background": ["snow", "cave", "snow", "cave", "cave"],
-            "foreground_prediction": ["carnivore", "dog", "carnivore", "carnivore", ""],
-            "foreground_probability": [0.9, 0.4, 0.8, 0.7, np.nan],
-            "foreground_named": [True, False, True, True, False],
-            "background_prediction": ["snow", "cave", "sand", "cave", ""],
-            "background_probability": [0.8, 0.6, 0.1, 0.9, np.nan],
-            "background_named": [True, True, False, True, False],
-            "unsafe_score": [0.0, 0.1, 0.2, 0.8, np.nan],
-            "unreadable": ["", "", "", "", "picture 'e.png' cannot be read: torn"],
-        }
-    )
 
 
 def test_verdicts_by_hand():
@@ -90,7 +63,7 @@ def test_metrics_have_the_issues_names():
     assert metrics["acceptance"].value == pytest.approx(2 / 5)
     assert metrics["safe"].value == pytest.approx(3 / 5)
     assert metrics["snow/background_agreement"].value == pytest.approx(1 / 2)
-    assert list(metrics)[4:7] == ["snow/foreground_agreement", "snow/background_agreement", "snow/acceptance"]
+    assert list(metrics)[4:7] == ["snow/foreground_agreement", "snow/background_agreement", "acceptance/snow"]
 
 
 def test_acceptance_falls_with_the_threshold_down_to_what_is_named_first():
@@ -103,108 +76,34 @@ def test_acceptance_falls_with_the_threshold_down_to_what_is_named_first():
     assert curve["strict"].iloc[-1] == 0.0
 
 
-class BrightnessModel(torch.nn.Module):
-    """Stands for a timm model: its only feature is a picture's mean, its logits favour the class `index`."""
-
-    num_features = 1
-
-    def __init__(self, index):
-        super().__init__()
-        self.index = index
-
-    def forward_features(self, batch):
-        return batch.mean((1, 2, 3), keepdim=False)[:, None]
-
-    def forward_head(self, features, pre_logits=False):
-        if pre_logits:
-            return features
-        logits = torch.zeros(len(features), 1000)
-        logits[:, self.index] = 5 * features[:, 0]
-        return logits
+def test_other_filters_say_what_they_would_do_and_reject_only_when_asked():
+    judged = with_quality(judged_table())
+    told = passes(judged, LENIENT)
+    assert list(told) == list(FILTERS)
+    assert told["clip_foreground"].tolist() == [True, False, True, True, False]
+    assert told["sharpness"].tolist() == [True, False, True, True, False]
+    assert told["duplicate"].tolist() == [True, True, True, False, False]
+    assert decide(judged, LENIENT)["keep"].tolist() == [True, True, False, False, False]
+    strict = decide(judged, LENIENT, filters=("sharpness", "duplicate", "clip_foreground"))
+    assert strict["keep"].tolist() == [True, False, True, False, False]
+    assert strict["reason"][1] == "sharpness: an outlier; clip_foreground: 0.20 < 0.5"
+    assert strict["reason"][3] == "duplicate: of a"
+    assert set(strict["rule"]) == {"models: sharpness, duplicate, clip_foreground"}
 
 
-class BrightnessStage(torch.nn.Module):
-    """Stands for a backbone of one stage, whose only map is the picture's brightness."""
-
-    def forward(self, batch):
-        return [batch.mean(1, keepdim=True)]
-
-
-class NothingUnsafe:
-    """Stands for the safety check."""
-
-    @staticmethod
-    def transform(image):
-        return torch.zeros(1)
-
-    @staticmethod
-    def score(batch):
-        return np.full(len(batch), 0.25, np.float32)
+def test_a_filter_that_was_not_measured_is_named():
+    with pytest.raises(ValueError, match="'clip_foreground' was not measured here"):
+        decide(judged_table(), LENIENT, filters=("clip_foreground",))
+    with pytest.raises(ValueError, match="'beauty' is none of foreground"):
+        decide(judged_table(), LENIENT, filters=("beauty",))
 
 
-def to_tensor(image):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255.0
-
-
-@pytest.fixture
-def judges():
-    weight = torch.zeros(10, 2)  # upper and lower half
-    weight[list(BACKGROUNDS).index("snow")] = 2.0  # bright means snow
-    bias = torch.zeros(10)
-    bias[list(BACKGROUNDS).index("night")] = 2.0
-
-    class Head(BackgroundHead):
-        transform = staticmethod(to_tensor)
-
-    return {
-        "foreground_judge": Classifier(
-            "brightness", BrightnessModel(imagenet_class("lion").index), to_tensor, "", "cpu"
-        ),
-        "background_judge": Head(BrightnessStage(), weight, bias, {}),
-        "safety_check": NothingUnsafe(),
-    }
-
-
-def claims(files, background="snow", key="lion"):
-    label = imagenet_class(key)
-    return pd.DataFrame(
-        {
-            "file": files,
-            "in9": label.in9,
-            "imagenet_index": label.index,
-            "class_name": label.name,
-            "background": background,
-        }
-    )
-
-
-def test_judges_see_each_picture(judges, tmp_path):
-    for name, value in (("bright", 255), ("dark", 0)):
-        Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
-    judged = judge(claims(["bright.png", "dark.png"]), root=tmp_path, **judges)
-    assert judged["background_prediction"].tolist() == ["snow", "night"]
-    assert judged["background_named"].tolist() == [True, False]
-    assert judged["foreground_prediction"][0] == "carnivore"
-    assert judged["foreground_probability"][0] > judged["foreground_probability"][1]
-    assert judged["unsafe_score"].tolist() == [0.25, 0.25]
-
-
-def test_a_class_outside_imagenet9_is_judged_by_itself(judges, tmp_path):
-    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "bright.png")
-    judges["foreground_judge"].model.index = imagenet_class("banana").index
-    judged = judge(claims(["bright.png"], key="banana"), root=tmp_path, **judges)
-    assert judged["foreground_named"][0]
-    assert judged["foreground_prediction"][0] == "banana"
-    assert judged["foreground_probability"][0] == pytest.approx(np.exp(5) / (np.exp(5) + 999))
-
-
-def test_a_torn_picture_is_rejected_and_the_others_are_judged(judges, tmp_path):
-    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "bright.png")
-    (tmp_path / "torn.png").write_bytes((tmp_path / "bright.png").read_bytes()[:30])
-    verdict = decide(judge(claims(["torn.png", "bright.png"]), root=tmp_path, **judges), LENIENT)
-    assert verdict["keep"].tolist() == [False, True]
-    assert verdict["reason"][0].startswith("unreadable")
-    assert "torn.png" in verdict["reason"][0]
+def test_a_threshold_is_tried_on_every_cell():
+    table = kept_by_cell(judged_table(), column="foreground_probability", thresholds=[0.5, 0.85])
+    cell = table.query("background == 'snow'").set_index("threshold")["value"]
+    assert cell[0.5] == 1.0
+    assert cell[0.85] == 0.5
+    assert table["n"].sum() == 2 * 5
 
 
 def test_nothing_generated_says_what_to_run(tmp_path):

@@ -14,9 +14,13 @@ from d3s_utils.votes import (
     Rule,
     SimulatedWorker,
     VoteError,
+    agreement_by_question,
     check_votes,
+    compare_rules,
     krippendorff_alpha,
+    simulate_answers,
     simulate_votes,
+    simulated_crowd,
     verdicts,
     worker_table,
 )
@@ -193,3 +197,37 @@ def test_wrong_rules_are_named():
         Rule("loudest")
     with pytest.raises(ValueError, match="votes_needed must be at least 1, got 0"):
         Rule("majority", votes_needed=0)
+
+
+def test_a_simulated_crowd_walks_the_whole_way_and_its_quality_is_found_again():
+    truth = random_truth(120)
+    items = pd.DataFrame({"image_id": [f"p{i:03d}" for i in range(120)], "kind": "real"})
+    again = items.iloc[:60].assign(kind="repeat")
+    gold = truth[truth["image_id"].isin(items["image_id"][60:])].replace({"image_id": r"^p"}, "g", regex=True)
+    known = pd.DataFrame({"image_id": gold["image_id"].unique(), "kind": "gold"})
+    crowd = simulated_crowd(5)
+    votes = simulate_answers(pd.concat([items, again, known]), gold, truth, crowd, seed=0)
+    assert votes["kind"].value_counts().to_dict() == {"real": 1800, "repeat": 900, "gold": 900}
+    table = worker_table(votes, gold)
+    for one in crowd:
+        row = table[(table["worker"] == one.name) & (table["question"] == "object")].iloc[0]
+        right = (1 - one.unsure) * (1 - one.errors["object"])
+        assert row["gold_low"] <= right + 0.02, one
+        assert right - 0.02 <= row["gold_high"], one
+    assert table.groupby("worker")["gold"].mean().idxmin() == "simulated-05"
+
+
+def test_rules_side_by_side():
+    backgrounds = pd.Series({"a": "snow", "b": "snow", "c": "snow", "d": "snow"})
+    table = compare_rules(votes_of(FIVE), backgrounds, votes_needed=5).set_index(["rule", "measure"])
+    assert table.loc[("unanimous", "kept"), "value"] == pytest.approx(1 / 3)
+    assert table.loc[("majority", "kept"), "value"] == pytest.approx(2 / 3)
+    assert (table["n"] == 3).all(), "d is open"
+
+
+def test_agreement_is_told_only_where_two_people_answered():
+    votes = votes_of({"object": {"a": "yes yes", "b": "no no"}, "background": {"a": "snow", "b": "sand"}})
+    found = agreement_by_question(votes, seed=0)
+    assert list(found) == ["krippendorff_alpha/object"]
+    assert found["krippendorff_alpha/object"].value == 1.0
+    assert agreement_by_question(votes.head(0), seed=0) == {}
