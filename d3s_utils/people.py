@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from d3s_utils.annotation import Tasks, read_answers_folder
+from d3s_utils.annotation_answers import read_answers_folder
+from d3s_utils.annotation_tasks import Tasks
 from d3s_utils.calibration import filter_quality, recommend_threshold
 from d3s_utils.metrics import Estimate
 from d3s_utils.validation import FILTERS, Thresholds, passes

@@ -13,19 +13,10 @@ import pytest
 from browser import Browser, needs_chromium
 from PIL import Image
 
-from d3s_utils.annotation import (
-    FORMAT,
-    class_examples,
-    main,
-    plan_tasks,
-    read_answers,
-    read_answers_folder,
-    read_tasks,
-    render_page,
-    sample_pictures,
-    worked_examples,
-    write_tasks,
-)
+from d3s_utils.annotation import main, make_tasks
+from d3s_utils.annotation_answers import FORMAT, read_answers, read_answers_folder
+from d3s_utils.annotation_pages import read_tasks, render_page, write_tasks
+from d3s_utils.annotation_tasks import class_examples, plan_tasks, sample_pictures, worked_examples
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.votes import QUESTIONS, Rule, verdicts, worker_table
 
@@ -824,3 +815,14 @@ def test_a_hit_is_handed_in_once_all_is_answered(written, browser, crowd, tmp_pa
     assert len(votes) == 24
     assert votes["worker"].unique().tolist() == ["W1"]
     assert not browser.happened("Page.javascriptDialogOpening")
+
+
+def test_tasks_of_other_settings_are_set_aside_and_the_same_ones_written_again(pictures, tmp_path):
+    root, table = pictures
+    folder = tmp_path / "annotation"
+    tasks, _ = make_tasks(table, folder, root=root, per_task=8, seed=0)
+    make_tasks(table, folder, root=root, per_task=8, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["annotation"]
+    make_tasks(table, folder, root=root, per_task=8, seed=1)
+    assert read_tasks(tmp_path / "annotation.superseded-1").items.equals(tasks.items)
+    assert not read_tasks(folder).items.equals(tasks.items)

@@ -21,9 +21,9 @@ FLOORS = {
         "generation_requests", "guides", "lpips_diversity", "notebook_graph", "panel", "picture_statistics", "probes",
         "reference_photos", "training_pictures", "votes",
     ),
-    4: ("annotation", "decoded_critic", "dreamt_photos", "generator_quality", "job", "manifest"),
-    5: ("d3s_layout", "diffusion_training", "generation", "validation"),
-    6: ("generation_speed", "people"),
+    4: ("annotation_tasks", "decoded_critic", "dreamt_photos", "generator_quality", "job", "manifest"),
+    5: ("annotation_answers", "annotation_pages", "d3s_layout", "diffusion_training", "generation", "validation"),
+    6: ("annotation", "generation_speed", "people"),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 

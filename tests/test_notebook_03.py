@@ -5,9 +5,13 @@ import json
 import pandas as pd
 import papermill
 import pytest
+import torch
+from tiny_models import make_tiny_clip
 from tiny_outputs import write_tiny_outputs
+from torchvision.models import alexnet
 
-from d3s_utils.annotation import FORMAT, read_tasks
+from d3s_utils.annotation_answers import FORMAT
+from d3s_utils.annotation_pages import read_tasks
 from d3s_utils.dataset_export import read_parquet
 from d3s_utils.metrics import read_metrics
 from d3s_utils.settings import load_settings
@@ -48,16 +52,25 @@ def test_it_judges_a_tiny_data_set(tmp_path, root):
     assert "simulated" in (folder / "release" / "README.md").read_text()
     assert len(read_parquet(folder / "release")) == 8
 
+    alexnet_file = tmp_path / "alexnet.pth"
+    torch.save(alexnet(weights=None).state_dict(), alexnet_file)
     answers = answer_by_hand(folder / "annotation", tmp_path / "answers")
     papermill.execute_notebook(
         str(root / "notebooks" / "03_validation.ipynb"), str(tmp_path / "03b.ipynb"), cwd=str(root),
-        parameters=parameters | {"answers": str(answers), "votes_needed": 2, "vote_rule": "unanimous"},
+        parameters=parameters | {
+            "answers": str(answers), "votes_needed": 2, "vote_rule": "unanimous", "lpips_backbone": str(alexnet_file),
+            "clip_model": str(make_tiny_clip(tmp_path / "tiny-clip")), "filters": ["foreground", "clip_foreground"],
+        },
         progress_bar=False,
     )  # fmt: skip
     record = read_metrics(folder / "metrics.json")
     table = pd.read_parquet(folder / "validated.parquet")
     assert record["provenance"]["data"]["votes"] == "people"
     assert record["metrics"]["krippendorff_alpha/object"].value == 1
+    assert record["provenance"]["data"]["diversity_measure"].startswith("LPIPS")
+    assert "tiny-clip" in record["provenance"]["weights"]
+    assert {"filter_precision/clip_foreground", "filter_recall/clip_background"} & set(record["metrics"])
+    assert table["clip_foreground_probability"].notna().sum() == 7
     by_people = table[table["verdict_source"] == "people"]
     assert len(by_people) == 6
     assert by_people["keep"].all(), "both workers accept everything, whatever the models say"

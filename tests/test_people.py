@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from judged_tables import LENIENT, judged_table, with_quality
 
-from d3s_utils.annotation import Tasks
+from d3s_utils.annotation_tasks import Tasks
 from d3s_utils.people import (
     collect_votes,
     filter_scores,

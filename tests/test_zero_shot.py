@@ -6,33 +6,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import make_tiny_tokenizer
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from tiny_models import make_tiny_clip
+from transformers import CLIPModel, CLIPProcessor
 
 from d3s_utils.classifiers import look
 from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class
 from d3s_utils.zero_shot import ZeroShotError, clip_scores, load_clip, opinions, zero_shot
-
-
-def make_tiny_clip(folder, *, seed=0):
-    tokenizer = make_tiny_tokenizer()
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = CLIPConfig(
-        text_config={**sizes, **special, "vocab_size": len(tokenizer), "max_position_embeddings": 77},
-        vision_config={**sizes, "image_size": 32, "patch_size": 8},
-        projection_dim=24,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIPModel(config)
-        for parameter in model.parameters():  # livelier than transformers starts them, so that pictures differ
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder)
-    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(images, tokenizer).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,19 @@
-"""A tiny Stable Diffusion pipeline with random weights, of the same classes as the bundled one, for quick tests."""
+"""Tiny models with random weights, of the same classes as the real ones, for quick tests."""
 
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
 from d3s_utils.diffusion_training import assemble_pipeline
 
@@ -64,3 +72,25 @@ def make_tiny_pipeline(folder: Path | str, *, seed: int = 0) -> Path:
     pipeline = assemble_pipeline(autoencoder=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer)
     pipeline.save_pretrained(folder)
     return Path(folder)
+
+
+def make_tiny_clip(folder: Path, *, seed: int = 0) -> Path:
+    """Write a CLIP with random weights and 32 pixels a side into `folder`, as transformers does; return the folder."""
+    tokenizer = make_tiny_tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = CLIPConfig(
+        text_config={**sizes, **special, "vocab_size": len(tokenizer), "max_position_embeddings": 77},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = CLIPModel(config)
+        for parameter in model.parameters():  # livelier than transformers starts them, so that pictures differ
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
