@@ -31,7 +31,9 @@ NEEDS = {  # notebook -> those whose outputs it reads; 00 trains the bundled mod
 }
 OWN_OUTPUT = "outputs/own"  # where a run on the user's own photos goes, so that the dreamt one stays
 _FILE_ENDINGS = (".parquet", ".csv", ".zip", ".tar", ".png", ".jpg", ".jpeg")
-SOURCES = ("photos", "templates", "real_photos", "generator")  # settings that may name a place on this machine
+SOURCES = (  # settings that may name a place on this machine
+    "photos", "templates", "real_photos", "generator", "answers", "clip_model", "lpips_backbone",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,17 +13,10 @@ import pytest
 from PIL import Image
 from tiny_outputs import write_tiny_outputs
 
-from d3s_utils import d3s_layout
-from d3s_utils.d3s_layout import (
-    D3SLayoutError,
-    crop_boxes,
-    import_d3s,
-    join_pair,
-    main,
-    read_d3s_layout,
-    read_pair,
-    write_d3s_layout,
-)
+from d3s_utils import d3s_import
+from d3s_utils.d3s_import import import_d3s
+from d3s_utils.d3s_layout import join_pair, main, write_d3s_layout
+from d3s_utils.d3s_reading import D3SLayoutError, crop_boxes, read_d3s_layout, read_pair
 from d3s_utils.generation_requests import GUIDE_COLUMNS
 from d3s_utils.manifest import read_rows
 from d3s_utils.photos import read_photo
@@ -150,7 +143,8 @@ def test_export_then_import_gives_the_same_pixels_and_labels(exported, table, ru
             np.testing.assert_array_equal(old.pixels, new.pixels)
         assert new.sha256 == row.sha256
         assert read_photo(row.guide_file, root=tmp_path / "again").sha256 == row.guide_sha256
-    assert after[["foreground_file", "template_file", "mask_file"]].isna().all(axis=None)
+    assert after[["template_file", "mask_file"]].isna().all(axis=None)
+    assert list(after["foreground_file"]) == [f"01_compositing/foregrounds/{i}.png" for i in after["foreground_id"]]
     guides = pd.read_parquet(tmp_path / "again" / "01_compositing" / "guides.parquet")
     original = pd.read_parquet(run / "01_compositing" / "guides.parquet")
     assert list(guides) == list(GUIDE_COLUMNS)
@@ -422,7 +416,7 @@ def test_a_folder_with_other_pictures_is_refused_untouched(exported, tmp_path, c
 
 
 def test_an_import_that_fails_halfway_leaves_whole_files_and_no_rows_and_goes_on(exported, tmp_path, monkeypatch):
-    run, calls, write = tmp_path / "run", [], d3s_layout.write_bytes
+    run, calls, write = tmp_path / "run", [], d3s_import.write_bytes
 
     def failing(path, content):
         calls.append(path)
@@ -430,7 +424,7 @@ def test_an_import_that_fails_halfway_leaves_whole_files_and_no_rows_and_goes_on
             raise OSError(28, "No space left on device", str(path))
         return write(path, content)
 
-    monkeypatch.setattr(d3s_layout, "write_bytes", failing)
+    monkeypatch.setattr(d3s_import, "write_bytes", failing)
     with pytest.raises(OSError, match="No space"):
         import_d3s(exported, run)
     assert len(list(run.rglob("*.png"))) == 9

@@ -4,8 +4,8 @@ from d3s_utils.module_imports import PACKAGE, imported_modules
 
 FLOORS = {
     0: (
-        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "photos", "placing", "probe_figures",
-        "processes", "progress_lines", "randomness", "row_appender", "scene_mining", "taxonomy",
+        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "paste_finding", "photos", "placing",
+        "probe_figures", "processes", "progress_lines", "randomness", "row_appender", "scene_mining", "taxonomy",
     ),
     1: (
         "classifiers", "dataset_export", "dependence", "figures", "guide_distance", "masks", "metrics", "photo_sources",
@@ -21,9 +21,9 @@ FLOORS = {
         "generation_requests", "guides", "lpips_diversity", "notebook_graph", "panel", "picture_statistics", "probes",
         "reference_photos", "training_pictures", "votes",
     ),
-    4: ("annotation_tasks", "decoded_critic", "dreamt_photos", "generator_quality", "job", "manifest"),
-    5: ("annotation_answers", "annotation_pages", "d3s_layout", "diffusion_training", "generation", "validation"),
-    6: ("annotation", "generation_speed", "people"),
+    4: ("annotation_tasks", "d3s_reading", "decoded_critic", "dreamt_photos", "generator_quality", "job", "manifest"),
+    5: ("annotation_answers", "annotation_pages", "d3s_import", "diffusion_training", "generation", "validation"),
+    6: ("annotation", "d3s_layout", "generation_speed", "people"),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 
