@@ -11,7 +11,7 @@ import skimage.util
 from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_image
-from tiny_outputs import write_tiny_outputs
+from tiny_outputs import tiny_settings, write_tiny_outputs
 
 from d3s_utils.classifiers import Predictions
 from d3s_utils.compositing import centre_square, paste, pasted_size, resized
@@ -31,7 +31,6 @@ from d3s_utils.gathering import gather_foregrounds
 from d3s_utils.paste_finding import find_paste
 from d3s_utils.photos import read_photo
 from d3s_utils.randomness import numpy_generator
-from d3s_utils.settings import load_settings
 from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class, object_prompt
 from d3s_utils.validation import read_generated
 
@@ -216,10 +215,7 @@ def test_the_authors_foregrounds_come_back_and_join_their_ten_backgrounds(tmp_pa
 def own(tmp_path_factory):
     """Return a run's folder and its export."""
     folder = tmp_path_factory.mktemp("own")
-    settings = load_settings(
-        "mini", output_dir=str(folder), classes=["goldfish", "lion"], backgrounds=["snow", "night"],
-        guides_per_class_train=2, guides_per_class_val=1, templates_per_background=2,
-    )  # fmt: skip
+    settings = tiny_settings(folder)
     write_tiny_outputs(settings)
     run = settings.run_folder
     write_d3s_layout(pd.read_parquet(run / "03_validation/validated.parquet"), folder / "d3s", root=run)

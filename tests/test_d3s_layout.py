@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tiny_outputs import write_tiny_outputs
+from tiny_outputs import tiny_settings, write_tiny_outputs
 
 from d3s_utils import d3s_import
 from d3s_utils.d3s_import import import_d3s
@@ -21,7 +21,6 @@ from d3s_utils.generation_requests import GUIDE_COLUMNS
 from d3s_utils.manifest import read_rows
 from d3s_utils.photos import read_photo
 from d3s_utils.randomness import numpy_generator
-from d3s_utils.settings import load_settings
 from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class, object_prompt
 from d3s_utils.validation import read_generated
 
@@ -32,10 +31,7 @@ def pixels_of(side: int, *names: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    settings = load_settings(
-        "mini", output_dir=str(tmp_path_factory.mktemp("run")), classes=["goldfish", "lion"],
-        backgrounds=["snow", "night"], guides_per_class_train=2, guides_per_class_val=1, templates_per_background=2,
-    )  # fmt: skip
+    settings = tiny_settings(tmp_path_factory.mktemp("run"))
     write_tiny_outputs(settings)
     return settings.run_folder
 

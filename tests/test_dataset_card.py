@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import DatasetCard
-from tiny_outputs import write_tiny_outputs
+from tiny_outputs import tiny_settings, write_tiny_outputs
 
 from d3s_utils.dataset_card import as_text, rejections, write_dataset_card
 from d3s_utils.dataset_export import write_parquet
 from d3s_utils.metrics import Estimate
-from d3s_utils.settings import load_settings
 
 METRICS = {
     "foreground_agreement": Estimate(0.75, 0.5, 0.9, 8),
@@ -163,10 +162,7 @@ def test_the_header_names_a_licence_only_if_there_is_one(tmp_path, licences, exp
 
 def test_datasets_loads_the_folder_by_its_card(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    settings = load_settings(
-        "mini", output_dir=str(tmp_path / "run"), classes=["goldfish", "lion"], backgrounds=["snow", "night"],
-        guides_per_class_train=2, guides_per_class_val=1, templates_per_background=2,
-    )  # fmt: skip
+    settings = tiny_settings(tmp_path / "run")
     write_tiny_outputs(settings)
     table = pd.read_parquet(settings.folder("03_validation") / "validated.parquet")
     table = table.assign(keep=np.arange(len(table)) % 2 == 0, reason="other: every second one")

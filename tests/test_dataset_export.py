@@ -8,20 +8,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tiny_outputs import write_tiny_outputs
+from tiny_outputs import tiny_settings, write_tiny_outputs
 
 from d3s_utils.dataset_export import DatasetExportError, class_names, read_parquet, write_parquet
 from d3s_utils.photos import PhotoError
-from d3s_utils.settings import load_settings
 from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    settings = load_settings(
-        "mini", output_dir=str(tmp_path_factory.mktemp("run")), classes=["goldfish", "n02012849"],
-        backgrounds=["snow", "night"], guides_per_class_train=2, guides_per_class_val=1, templates_per_background=2,
-    )  # fmt: skip
+    settings = tiny_settings(tmp_path_factory.mktemp("run"), classes=["goldfish", "n02012849"])
     write_tiny_outputs(settings)
     return settings.run_folder
 

@@ -6,11 +6,10 @@ import papermill
 import pytest
 from PIL import Image
 from tiny_models import make_tiny_pipeline
-from tiny_outputs import write_tiny_outputs
+from tiny_outputs import tiny_settings, write_tiny_outputs
 
 from d3s_utils.manifest import read_rows
 from d3s_utils.metrics import read_metrics
-from d3s_utils.settings import load_settings
 
 STEM = "02_diffusion_generation"
 
@@ -18,10 +17,7 @@ pytestmark = pytest.mark.notebook
 
 
 def test_notebook(root, tmp_path):
-    settings = load_settings(
-        "mini", output_dir=tmp_path / "outputs", classes=["n02129165", "n01443537"], backgrounds=["grass", "snow"],
-        guides_per_class_train=2, guides_per_class_val=1, templates_per_background=2,
-    )  # fmt: skip
+    settings = tiny_settings(tmp_path / "outputs", classes=["n02129165", "n01443537"], backgrounds=["grass", "snow"])
     write_tiny_outputs(settings, until="01_compositing")
     parameters = {
         "output_dir": str(tmp_path / "outputs"), "generator": str(make_tiny_pipeline(tmp_path / "generator")),

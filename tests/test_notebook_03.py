@@ -7,22 +7,18 @@ import papermill
 import pytest
 import torch
 from tiny_models import make_tiny_clip
-from tiny_outputs import write_tiny_outputs
+from tiny_outputs import tiny_settings, write_tiny_outputs
 from torchvision.models import alexnet
 
 from d3s_utils.annotation_answers import FORMAT
 from d3s_utils.annotation_pages import read_tasks
 from d3s_utils.dataset_export import read_parquet
 from d3s_utils.metrics import read_metrics
-from d3s_utils.settings import load_settings
 
 
 @pytest.mark.notebook
 def test_it_judges_a_tiny_data_set(tmp_path, root):
-    settings = load_settings(
-        "mini", output_dir=str(tmp_path), classes=["goldfish", "lion"], backgrounds=["snow", "night"],
-        guides_per_class_train=1, guides_per_class_val=1, templates_per_background=2,
-    )  # fmt: skip
+    settings = tiny_settings(tmp_path, guides_per_class_train=1)
     write_tiny_outputs(settings, until="02_diffusion_generation")
     torn = next((settings.folder("02_diffusion_generation") / "images" / "train").glob("*.png"))
     torn.write_bytes(torn.read_bytes()[:100])

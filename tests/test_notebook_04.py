@@ -3,20 +3,16 @@
 import pandas as pd
 import papermill
 import pytest
-from tiny_outputs import write_tiny_outputs
+from tiny_outputs import tiny_settings, write_tiny_outputs
 
 from d3s_utils.metrics import read_metrics
-from d3s_utils.settings import load_settings
 
 
 @pytest.mark.notebook
 @pytest.mark.parametrize("own_photos", [False, True])
 def test_it_measures_a_drop(tmp_path, root, monkeypatch, own_photos):
     monkeypatch.setenv("D3S_SHARED_DATA", str(tmp_path / "nothing"))
-    settings = load_settings(
-        "mini", output_dir=str(tmp_path), classes=["goldfish", "lion"], backgrounds=["snow", "night"],
-        guides_per_class_train=1, guides_per_class_val=2, templates_per_background=2,
-    )  # fmt: skip
+    settings = tiny_settings(tmp_path, guides_per_class_train=1, guides_per_class_val=2)
     write_tiny_outputs(settings)
     photos = {}
     if own_photos:

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_outputs import write_tiny_outputs
+from tiny_outputs import tiny_settings, write_tiny_outputs
 
 from d3s_utils.photos import PhotoError
 from d3s_utils.reference_photos import find_reference_photos, realism_reference
-from d3s_utils.settings import load_settings
 
 
 def test_a_users_folder_is_read_and_bad_photos_are_counted(tmp_path):
@@ -45,10 +44,7 @@ def test_shared_photos_are_found(shared_data, monkeypatch):
 
 def test_realism_is_held_against_photos_or_else_against_what_the_set_was_made_from(tmp_path, monkeypatch):
     monkeypatch.setenv("D3S_SHARED_DATA", str(tmp_path))
-    settings = load_settings(
-        "mini", output_dir=str(tmp_path), classes=["goldfish", "lion"], backgrounds=["snow", "night"],
-        guides_per_class_train=1, guides_per_class_val=1, templates_per_background=2,
-    )  # fmt: skip
+    settings = tiny_settings(tmp_path, guides_per_class_train=1)
     write_tiny_outputs(settings, until="01_compositing")
     options = {"limit": 3, "side": 32, "seed": 0}
     name, pictures = realism_reference(settings.run_folder, real_photos=None, **options)

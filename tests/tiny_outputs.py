@@ -1,6 +1,7 @@
 """Outputs of notebooks 01, 02 and 03 in miniature: the right files and columns, random pictures."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,17 @@ from PIL import Image
 from d3s_utils.atomic_files import sha256_of, write_table, write_text
 from d3s_utils.metrics import Estimate, write_metrics
 from d3s_utils.randomness import derive_seed, numpy_generator
-from d3s_utils.settings import Settings
+from d3s_utils.settings import Settings, load_settings
 from d3s_utils.taxonomy import imagenet_class, object_prompt
+
+
+def tiny_settings(output_dir: Path, **changes: object) -> Settings:
+    """Return the settings of a run of `mini` with twelve pictures."""
+    small = {
+        "classes": ["goldfish", "lion"], "backgrounds": ["snow", "night"], "guides_per_class_train": 2,
+        "guides_per_class_val": 1, "templates_per_background": 2,
+    }  # fmt: skip
+    return load_settings("mini", output_dir=str(output_dir), **small | changes)
 
 
 def write_tiny_outputs(settings: Settings, *, until: str = "03_validation") -> None:
