@@ -17,6 +17,7 @@ from d3s_utils.metrics import Estimate
 
 LEAST = 20  # kept pictures below which a precision decides nothing
 
+
 @dataclass(frozen=True)
 class FilterQuality:
     """What a filter's verdicts are worth.

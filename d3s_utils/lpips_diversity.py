@@ -151,6 +151,20 @@ def load_lpips(backbone_weights: str | Path | None = None, *, side: int = 256, d
     return Lpips(network.eval().requires_grad_(False).to(device), sha256_of(file), side, device)
 
 
+def choose_distance(backbone_weights: str | Path | None = None, *, device: str = "cpu") -> Lpips | FeatureDistance:
+    """Return LPIPS where AlexNet's weights are (named, or in torch.hub's cache), else the stand-in that says so.
+
+    Raises:
+        LpipsError: If `backbone_weights` are named and cannot be used.
+    """
+    try:
+        return load_lpips(backbone_weights, device=device)
+    except LpipsError:
+        if backbone_weights is not None:
+            raise
+        return FeatureDistance()
+
+
 def diversity_by_class(
     pictures: Sequence,
     labels: ArrayLike,

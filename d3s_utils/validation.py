@@ -140,7 +140,7 @@ def agreement_table(validated: pd.DataFrame) -> pd.DataFrame:
         for measure, column in (QUESTIONS | {"acceptance": "keep"}).items():
             share = wilson(int(cell[column].sum()), len(cell))
             rows.append({"class_name": class_name, "background": background, "measure": measure, **vars(share)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["class_name", "background", "measure", "value", "low", "high", "n"])
 
 
 def agreement_metrics(validated: pd.DataFrame) -> dict[str, Estimate]:

@@ -17,6 +17,7 @@ from d3s_utils.lpips_diversity import (
     HUB_FILE,
     FeatureDistance,
     LpipsError,
+    choose_distance,
     diversity_by_class,
     draw_pairs,
     load_lpips,
@@ -240,3 +241,11 @@ def test_lpips_of_files_and_copies(perceptual, pictures, tmp_path):
 def test_bad_arguments_are_named(labels, options, message):
     with pytest.raises(ValueError, match=message):
         diversity_by_class([1, 2, 3], labels, distance=Apart(), seed=0, **{"pairs_per_class": 5, **options})
+
+
+def test_the_stand_in_is_chosen_only_where_nothing_was_named(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert isinstance(choose_distance(), FeatureDistance)
+    assert choose_distance(weights).name.startswith("LPIPS")
+    with pytest.raises(LpipsError):
+        choose_distance(tmp_path / "missing.pth")

@@ -41,7 +41,9 @@ def test_it_judges_a_tiny_data_set(tmp_path, root):
     assert set(table["verdict_source"]) == {"models"}, "simulated people overrule nobody"
     assert (table["people_source"] == "simulated").sum() == 6
     assert len(pd.read_parquet(folder / "agreement.parquet")) == 2 * 2 * 3
-    assert {"agreement.png", "thresholds.png", "calibration.png"} <= {path.name for path in folder.glob("*.png")}
+    assert {"agreement.png", "thresholds.png", "calibration_foreground.png"} <= {
+        path.name for path in folder.glob("*.png")
+    }
     weights = {"tf_efficientnet_lite0", "background_head", "open_nsfw"}
     assert set(record["provenance"]["weights"]) == weights
     assert record["provenance"]["data"]["votes"] == "simulated"
