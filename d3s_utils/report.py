@@ -4,8 +4,8 @@ import base64
 import io
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ TEMPLATE = "report_template.html"
 MODEL_FOLDER = Path(__file__).parent / "models" / "mini_diffusion"
 TRAINING_STEM = "00_train_mini_diffusion"
 # A metric with one of these words is a share of 1 and is shown in percent; a drop in percentage points.
+_OF_VOTES = ("krippendorff_alpha/", "filter_")  # metrics of notebook 03 that rest on votes
 _SHARES = {
     "acceptance", "accuracy", "agreement", "from", "in9", "kept", "precision", "rate", "recall", "share", "top1",
     "top5",
@@ -126,7 +127,17 @@ def headline_table(records: Mapping[str, Mapping[str, Any]]) -> str:
 def headline_rows(record: Mapping[str, Any]) -> list[Row]:
     """Return the numbers to show first: those that the notebook named, or the first eight."""
     names = record.get("headline") or list(record["metrics"])[:8]
-    return [number_row(name, record["metrics"][name]) for name in names if name in record["metrics"]]
+    return _number_rows(record, [name for name in names if name in record["metrics"]])
+
+
+def _number_rows(record: Mapping[str, Any], names: Sequence[str]) -> list[Row]:
+    """Return the rows of these metrics; those that rest on simulated votes say so."""
+    simulated = record["provenance"].get("data", {}).get("votes") == "simulated"
+    rows = [number_row(name, record["metrics"][name]) for name in names]
+    return [
+        replace(row, name=f"{row.name} (simulated people)") if simulated and name.startswith(_OF_VOTES) else row
+        for name, row in zip(names, rows, strict=True)
+    ]
 
 
 def number_row(name: str, estimate: Estimate) -> Row:
@@ -147,7 +158,7 @@ def _section(settings: Settings, stem: str, record: Mapping[str, Any]) -> dict[s
     folder = MODEL_FOLDER if stem == TRAINING_STEM else settings.folder(stem)
     headline = headline_rows(record)
     shown = {row.name for row in headline}
-    rest = [number_row(name, estimate) for name, estimate in record["metrics"].items()]
+    rest = _number_rows(record, list(record["metrics"]))
     executed = folder / f"{stem}.ipynb"
     title, question = _title(stem), record.get("question", "")
     return {

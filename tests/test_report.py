@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from d3s_utils.metrics import Estimate, write_metrics
-from d3s_utils.report import gather_metrics, headline_table, number_row, write_report
+from d3s_utils.report import gather_metrics, headline_rows, headline_table, number_row, write_report
 from d3s_utils.settings import Settings, load_settings
 
 METRICS = {
@@ -120,3 +120,11 @@ def test_a_browser_shows_it(settings, tmp_path):
     shown = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "Where the numbers come from" in shown.stdout
     assert "Refused to" not in shown.stderr, "the page's own policy let everything in it pass"
+
+
+@pytest.mark.parametrize("votes", ["simulated", "people", "none"])
+def test_numbers_that_rest_on_simulated_votes_say_so(votes):
+    names = ("acceptance", "krippendorff_alpha/object", "filter_precision/foreground")
+    record = {"metrics": dict.fromkeys(names, Estimate(0.5, 0.4, 0.6, 9)), "provenance": {"data": {"votes": votes}}}
+    said = ["simulated" in row.name for row in headline_rows(record)]
+    assert said == [False, votes == "simulated", votes == "simulated"]
