@@ -80,7 +80,14 @@ def load_panel(
     clip: str | None = None,
     device: str = "cpu",
 ) -> Panel:
-    """Load the models by name: see `load_classifier`, `load_background_head` and `load_clip`, also for the errors."""
+    """Load the models by name: see `load_classifier`, `load_background_head` and `load_clip`, also for the errors.
+
+    Raises:
+        ValueError: If a model is named twice, or two folders of background heads have one name.
+    """
+    names = [Path(name).name for name in (*background_judges, *background_witnesses)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"background judges and witnesses must have different names, got {', '.join(names)}")
     return Panel(
         tuple(load_classifier(name, device=device) for name in foreground_judges),
         tuple(load_classifier(name, device=device) for name in foreground_witnesses),

@@ -59,7 +59,7 @@ def simulated_truth(table: pd.DataFrame, *, witness: str, background_witness: st
     """Return answers that simulated workers err around: what two models that decide nothing see.
 
     It stands for no person. It only has to differ from what the filters see, so that they have something to be
-    measured against.
+    measured against: name witnesses, since a judge held against itself says nothing.
 
     Args:
         table: From `judge`.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from d3s_utils.background_classifier import BackgroundHead
 from d3s_utils.classifiers import Classifier, Looker
-from d3s_utils.panel import Panel, judge, witness_table
+from d3s_utils.panel import Panel, judge, load_panel, witness_table
 from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class
 from d3s_utils.validation import decide
 
@@ -160,3 +160,8 @@ def test_a_torn_picture_is_rejected_and_the_others_are_judged(panel, tmp_path):
     assert verdict["keep"].tolist() == [False, True]
     assert verdict["reason"][0].startswith("unreadable")
     assert "torn.png" in verdict["reason"][0]
+
+
+def test_two_heads_of_one_name_are_refused_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="must have different names, got mine, mine"):
+        load_panel(foreground_judges=["tf_efficientnet_lite0"], background_judges=["a/mine", "b/mine"])
