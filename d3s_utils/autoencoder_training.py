@@ -70,9 +70,14 @@ class FeatureDiscriminator(torch.nn.Module):
 
     On frozen features a discriminator needs little training and hardly any time (Sauer et al. 2021, "Projected GANs",
     arXiv:2111.01007).
+
+    Args:
+        widths: Channels of each feature map.
+        labels: Number of classes that pictures may be told to be; 0 tells it nothing. What is no good *dog* may be a
+            good picture (Miyato & Koyama 2018, "cGANs with Projection Discriminator", arXiv:1802.05637).
     """
 
-    def __init__(self, widths: Sequence[int], *, hidden: int = 64) -> None:
+    def __init__(self, widths: Sequence[int], *, hidden: int = 64, labels: int = 0) -> None:
         super().__init__()
         self.heads = torch.nn.ModuleList(
             torch.nn.Sequential(
@@ -80,9 +85,28 @@ class FeatureDiscriminator(torch.nn.Module):
             )
             for width in widths
         )
+        self.projections = torch.nn.ModuleList(torch.nn.Embedding(labels, hidden) for _ in widths if labels)
+        for projection in self.projections:
+            torch.nn.init.zeros_(projection.weight)
+
+    def scores(self, maps: Sequence[torch.Tensor], labels: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Return a score for each place, shape (n, 1, h, w) for each feature map; above 0 says photo."""
+        found = []
+        for level, (head, features) in enumerate(zip(self.heads, maps, strict=True)):
+            hidden = head[:-1](features)
+            score = head[-1](hidden)
+            if labels is not None:
+                score = score + torch.einsum("nchw,nc->nhw", hidden, self.projections[level](labels))[:, None]
+            found.append(score)
+        return found
 
     def adversarial_loss(
-        self, photos: Sequence[torch.Tensor], decoded: Sequence[torch.Tensor], *, weight: float
+        self,
+        photos: Sequence[torch.Tensor],
+        decoded: Sequence[torch.Tensor],
+        *,
+        weight: float,
+        labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the hinge loss of the heads, whose gradient reaches `decoded` reversed and times `weight`.
 
@@ -91,13 +115,12 @@ class FeatureDiscriminator(torch.nn.Module):
 
         Args:
             photos, decoded: Lists of feature maps, one a head.
+            labels: What row i of both shows, shape (n,), where the discriminator is told.
         """
-        loss = 0.0
-        for head, real, fake in zip(self.heads, photos, decoded, strict=True):
-            reversed_fake = (1 + weight) * fake.detach() - weight * fake
-            told = torch.relu(1 - head(real.detach())).mean() + torch.relu(1 + head(reversed_fake)).mean()
-            loss = loss + told / 2
-        return loss
+        real = self.scores([features.detach() for features in photos], labels)
+        fake = self.scores([(1 + weight) * features.detach() - weight * features for features in decoded], labels)
+        told = [torch.relu(1 - r).mean() + torch.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
+        return sum(told) / 2
 
 
 def photo_batch(photos: torch.Tensor, *, size: int, crop: int, seed: int, step: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import timm
@@ -28,7 +30,10 @@ BUNDLED = {  # timm's name -> the installed package that ships the weights, in t
 }
 CRITIC = "tf_efficientnet_lite1"  # the bundled classifier that helps to make pictures; the others judge them
 CRITIC_SIDE = 128  # pixels; its own 240 take five times as long and find the class no oftener in pictures of 64
-Picture = str | os.PathLike | np.ndarray | Image.Image  # a file, uint8 (h, w, 3), or an opened image
+Picture = str | os.PathLike | bytes | np.ndarray | Image.Image  # a file, its content, uint8 (h, w, 3), or an image
+
+
+Prepared = TypeVar("Prepared")
 
 
 class ClassifierError(ValueError):
@@ -137,7 +142,7 @@ def load_classifier(name: str, *, device: str = "cpu") -> Classifier:
     if name in BUNDLED:
         model, sha256 = load_bundled_classifier(name), sha256_of(bundled_weights_file(name))
     else:
-        model = _load_from_timm(name)
+        model = load_timm_network(name)
         sha256 = sha256_of_tensors(model)
     if getattr(model, "num_classes", None) != 1000:
         raise ClassifierError(
@@ -161,11 +166,13 @@ def read_picture(picture: Picture) -> Image.Image:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"a picture must be uint8 of shape (h, w, 3), got {picture.dtype} {picture.shape}")
         return Image.fromarray(picture)
+    encoded = isinstance(picture, bytes)
     try:
-        with Image.open(picture) as image:
+        with Image.open(io.BytesIO(picture) if encoded else picture) as image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"picture {os.fspath(picture)!r} cannot be read: {error}") from error
+        name = f"of {len(picture)} bytes" if encoded else repr(os.fspath(picture))
+        raise PictureError(f"picture {name} cannot be read: {error}") from error
 
 
 def predict(
@@ -302,8 +309,6 @@ def prepared_batches(
         The places of the readable pictures of a batch, a tensor (readable, …) for each transform, and the error
         of each unreadable picture by its place.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
     def prepare(place: int):
         try:
@@ -312,17 +317,33 @@ def prepared_batches(
             return place, error
         return place, [transform(image) for transform in transforms]
 
-    places = iter(range(len(pictures)))
-    bar = tqdm(total=len(pictures), desc=description, file=sys.stdout, mininterval=1.0, unit="picture")
-    with ThreadPoolExecutor(max_workers=2) as workers, bar:
+    for results in one_batch_ahead(prepare, len(pictures), batch_size=batch_size, description=description):
+        broken = {place: found for place, found in results if isinstance(found, PictureError)}
+        good = [(place, found) for place, found in results if place not in broken]
+        tensors = [torch.stack(column) for column in zip(*(found for _, found in good), strict=True)]
+        yield [place for place, _ in good], tensors, broken
+
+
+def one_batch_ahead(
+    prepare: Callable[[int], Prepared], count: int, *, batch_size: int, description: str, threads: int = 2
+) -> Iterator[list[Prepared]]:
+    """Yield what `prepare` makes of 0 to `count` - 1 in batches, while threads prepare the next one.
+
+    Progress goes to stdout.
+
+    Raises:
+        ValueError: If `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    places = iter(range(count))
+    bar = tqdm(total=count, desc=description, file=sys.stdout, mininterval=1.0, unit="picture")
+    with ThreadPoolExecutor(max_workers=threads) as workers, bar:
         following = [workers.submit(prepare, place) for place in islice(places, batch_size)]
         while following:
             results = [future.result() for future in following]
             following = [workers.submit(prepare, place) for place in islice(places, batch_size)]
-            broken = {place: found for place, found in results if isinstance(found, PictureError)}
-            good = [(place, found) for place, found in results if place not in broken]
-            tensors = [torch.stack(column) for column in zip(*(found for _, found in good), strict=True)]
-            yield [place for place, _ in good], tensors, broken
+            yield results
             bar.update(len(results))
 
 
@@ -335,7 +356,12 @@ def classify_batch(classifier: Classifier, batch: torch.Tensor) -> tuple[np.ndar
     return logits.float().cpu().numpy(), features.float().cpu().numpy()
 
 
-def _load_from_timm(name: str) -> torch.nn.Module:
+def load_timm_network(name: str) -> torch.nn.Module:
+    """Return the timm network called `name` with its weights: a timm name, ``hf-hub:owner/model`` or a local folder.
+
+    Raises:
+        ClassifierError: If there is no such network or its weights cannot be had; it names the local alternative.
+    """
     advice = (
         "use a bundled one "
         f"({', '.join(BUNDLED)}) or a local folder that holds timm's config.json and model.safetensors "

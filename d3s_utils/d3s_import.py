@@ -20,11 +20,12 @@ from d3s_utils.d3s_reading import (
     read_pair,
     typed,
 )  # fmt: skip
-from d3s_utils.generation_requests import GUIDE_COLUMNS, SPLITS
+from d3s_utils.generation_requests import GUIDE_COLUMNS
 from d3s_utils.manifest import locked, plain_rows, read_rows, write_rows
 from d3s_utils.paste_finding import find_paste
 from d3s_utils.png_files import encode_png
 from d3s_utils.row_appender import Row
+from d3s_utils.taxonomy import SPLITS
 
 NOT_FOUND = "no pasted foreground found in the guide: imported without one"
 

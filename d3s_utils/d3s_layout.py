@@ -20,12 +20,11 @@ from PIL import Image
 from d3s_utils.atomic_files import write_bytes, write_json
 from d3s_utils.d3s_import import import_d3s, refuse_others, remove_partial
 from d3s_utils.d3s_reading import EXTRA, EXTRAS, METADATA, PADDING, SAFE_NAME, SETTINGS, background_of, in_threads
-from d3s_utils.generation_requests import SPLITS
 from d3s_utils.manifest import plain_rows
 from d3s_utils.photos import read_photo
 from d3s_utils.png_files import encode_png
 from d3s_utils.row_appender import Row
-from d3s_utils.taxonomy import check_background, imagenet_class
+from d3s_utils.taxonomy import SPLITS, check_background, imagenet_class
 
 
 def write_d3s_layout(

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d3s_utils.generation_requests import SPLITS
 from d3s_utils.photos import read_photo
 from d3s_utils.row_appender import Row
-from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class
+from d3s_utils.taxonomy import BACKGROUNDS, SPLITS, imagenet_class
 
 METADATA = "metadata.json"
 EXTRA = "d3s_utils"  # the key of an entry that holds what the authors did not record

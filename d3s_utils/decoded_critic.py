@@ -24,9 +24,9 @@ class DecodedCritic(torch.nn.Module):
     """Decodes predicted latents and looks at them with a frozen EfficientNet-Lite1, the one that judges nothing.
 
     Its loss is `recognition_weight` x the cross-entropy of the class among 1000, plus a discriminator's hinge loss,
-    whose gradient reaches the prediction reversed and times `adversarial_weight`. Only the discriminator's heads are
-    trained. Both views, of the prediction and of the training picture through the same autoencoder, are moved, scaled
-    and mirrored alike, so that no single pixel can please.
+    which is told the class, and whose gradient reaches the prediction reversed and times `adversarial_weight`. Only the
+    discriminator's heads are trained. Both views, of the prediction and of the training picture through the same
+    autoencoder, are moved, scaled and mirrored alike, so that no single pixel can please.
 
     Source: Sauer et al. 2023, "Adversarial Diffusion Distillation", arXiv:2311.17042 (a discriminator on frozen
     features of decoded predictions); Clark et al. 2023, "DRaFT", arXiv:2309.17400 (a differentiable reward).
@@ -60,7 +60,7 @@ class DecodedCritic(torch.nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "decoded critic"))
             widths = [network.feature_info[level]["num_chs"] for level in LEVELS]
-            self.discriminator = FeatureDiscriminator(widths).to(device)
+            self.discriminator = FeatureDiscriminator(widths, labels=1001).to(device)  # the last: no class is named
 
     def forward(
         self, predicted: torch.Tensor, clean: torch.Tensor, classes: Sequence[int | None], *, step: int
@@ -78,11 +78,11 @@ class DecodedCritic(torch.nn.Module):
         logits, told = self._look(self._decode(predicted), side, top, left, mirrored)
         with torch.no_grad():
             _, real = self._look(self._decode(clean), side, top, left, mirrored)
-        loss = self.discriminator.adversarial_loss(real, told, weight=self.adversarial_weight)
-        named = [row for row, index in enumerate(classes) if index is not None]
-        if named:
-            truth = torch.tensor([classes[row] for row in named], device=logits.device)
-            loss = loss + self.recognition_weight * cross_entropy(logits[named] / TEMPERATURE, truth)
+        labels = torch.tensor([1000 if index is None else index for index in classes], device=logits.device)
+        loss = self.discriminator.adversarial_loss(real, told, weight=self.adversarial_weight, labels=labels)
+        named = labels < 1000
+        if named.any():
+            loss = loss + self.recognition_weight * cross_entropy(logits[named] / TEMPERATURE, labels[named])
         return loss
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -1,17 +1,22 @@
 """How much accuracy classifiers lose when only the background changes: tidy tables, each number with its interval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from d3s_utils.classifiers import Predictions
+from d3s_utils.image_sets import ImageSet
 from d3s_utils.intervals import clustered_wilson, paired_difference, wilson
 from d3s_utils.metrics import Estimate
-from d3s_utils.taxonomy import IN9, in9_of_logits
+from d3s_utils.taxonomy import imagenet_class
 
 MEASURES = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}  # column -> how it reads
+_OF_BOARD = {  # metric -> column of the leaderboard
+    "relative_accuracy": "relative", "effective_robustness": "effective_robustness",
+    "worst_background_accuracy": "worst_background_accuracy", "worst_cell_accuracy": "worst_cell_accuracy",
+    "macro_std": "macro_std",
+}  # fmt: skip
 _SHARED = ["picture_id", "foreground_id", "class_name", "imagenet_index", "in9", "file"]
 
 
@@ -39,60 +44,21 @@ def read_pictures(run_folder: Path, *, split: str = "val") -> pd.DataFrame:
     return pd.concat([originals[columns], shifted[columns]], ignore_index=True)
 
 
-def score_pictures(pictures: pd.DataFrame, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
-    """Return whether each model is right on each picture.
+def picture_set(pictures: pd.DataFrame, *, root: Path) -> ImageSet:
+    """Return the pictures of `read_pictures` as classifiers are shown them (see `one_pass.evaluate`).
 
     Args:
-        pictures: From `read_pictures`, n rows.
-        predictions: By model, for the same n pictures in the same order.
-
-    Returns:
-        n rows for each model: the columns of `pictures`, `model`, `prediction` (ImageNet index),
-        `probability` (of the true class), and `top1`, `top5`, `in9_right` as 1.0 or 0.0; `in9_right` is missing
-        where the class has no ImageNet-9 superclass.
-
-    Raises:
-        ValueError: If the numbers of rows differ.
+        root: The run's folder.
     """
-    tables = []
-    for model, found in predictions.items():
-        if len(found.logits) != len(pictures):
-            raise ValueError(f"predictions of {model} must have {len(pictures)} rows, got {len(found.logits)}")
-        scores = score_logits(found.logits, pictures["imagenet_index"].to_numpy(), pictures["in9"].tolist())
-        tables.append(pd.concat([pictures.reset_index(drop=True), scores], axis=1).assign(model=model))
-    return pd.concat(tables, ignore_index=True)
-
-
-def score_logits(logits: np.ndarray, imagenet_index: np.ndarray, in9: Sequence[str]) -> pd.DataFrame:
-    """Return `prediction`, `probability`, `top1`, `top5` and `in9_right` of each row of logits.
-
-    Args:
-        logits: Shape (n, 1000).
-        imagenet_index: True classes, 0 to 999, shape (n,).
-        in9: True superclasses, names in `taxonomy.IN9`, or empty; n of them.
-    """
-    logits, rows = np.asarray(logits, dtype=np.float64), np.arange(len(logits))
-    truth = np.asarray(imagenet_index)
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    rank = (logits > logits[rows, truth][:, None]).sum(1)  # how many classes stand before the true one
-    superclass = np.array([IN9.index(name) if name else -1 for name in in9])
-    in9_right = np.where(superclass < 0, np.nan, in9_of_logits(logits) == superclass)
-    return pd.DataFrame(
-        {
-            "prediction": logits.argmax(1),
-            "probability": exponentials[rows, truth] / exponentials.sum(1),
-            "top1": (rank < 1).astype(float),
-            "top5": (rank < 5).astype(float),
-            "in9_right": in9_right,
-        }
-    )
+    files = tuple(root / file for file in pictures["file"])
+    return ImageSet("dreamt originals and shifted pictures", pictures, files, root=root)
 
 
 def paired_scores(scores: pd.DataFrame, *, validated_only: bool = True) -> pd.DataFrame:
     """Return the rows of foregrounds that have both an original and a shifted picture.
 
     Args:
-        scores: From `score_pictures`.
+        scores: From `one_pass.evaluate` over a `picture_set`.
         validated_only: Take only shifted pictures that notebook 03 kept.
     """
     rows = scores[scores["keep"].astype(bool)] if validated_only else scores
@@ -147,7 +113,7 @@ def cell_table(scores: pd.DataFrame, by: Sequence[str], *, measure: str = "top1"
     """Return the accuracy on shifted pictures in each cell of a cross table, with Wilson intervals.
 
     Args:
-        scores: From `score_pictures` or `paired_scores`.
+        scores: From `one_pass.evaluate` over `picture_set`, or `paired_scores`.
         by: Columns that make the cells, such as ``["model", "background"]``.
         measure: A key of `MEASURES`.
 
@@ -166,15 +132,103 @@ def cell_table(scores: pd.DataFrame, by: Sequence[str], *, measure: str = "top1"
     return pd.DataFrame(rows)
 
 
-def evaluation_metrics(accuracy: pd.DataFrame, drops: pd.DataFrame) -> dict[str, Estimate]:
-    """Return notebook 04's metrics: ``<model>/top1_original``, ``…_shifted``, ``…_drop``, the same for top5 and in9."""
-    named = [*zip(accuracy["kind"], accuracy.to_dict("records"), strict=True)]
-    named += [("drop", row) for row in drops.to_dict("records")]
+def missed_by_all(scores: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return the shifted pictures that no model names rightly (top-1), with what they said, and how many there were.
+
+    Args:
+        scores: From `paired_scores`.
+
+    Returns:
+        A row a picture: `picture_id`, `class_name`, `background`, `file`, `caption` (the class and background, and
+        below it what was said: the commonest first).
+    """
+    shifted = scores[scores["kind"] == "shifted"]
+    missed = shifted[shifted.groupby("picture_id")["top1"].transform("max") == 0]
+    rows = []
+    for _, group in missed.groupby("picture_id", sort=True):
+        said = group["prediction"].map(lambda index: imagenet_class(int(index)).name).value_counts()
+        row = group.iloc[0]
+        words = ", ".join(f"{name} ({count})" if len(group) > 3 else name for name, count in said.head(3).items())
+        names = ("picture_id", "class_name", "background", "file")
+        rows.append({name: row[name] for name in names} | {
+            "caption": f"{row['class_name']}, {row['background']}\n→ {words}"
+        })  # fmt: skip
+    table = pd.DataFrame(rows, columns=["picture_id", "class_name", "background", "file", "caption"])
+    return table, shifted["picture_id"].nunique()
+
+
+def benchmark_accuracy(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy on another data set, for each group that its layout tells (corruption, background, …).
+
+    Returns:
+        `model`, `group` (what it is a group of, such as ``corruption=fog severity=3``; empty: all pictures), and the
+        other columns of `photo_accuracy`.
+    """
+    parts = [photo_accuracy(scores).assign(group="")]
+    names = [name for name in ("kind", "variant", "background", "corruption", "severity") if name in scores]
+    names = [name for name in names if scores[name].nunique() > 1]
+    if names:
+        found = photo_accuracy(scores, by=names)
+        words = [" ".join(f"{name}={row[name]}" for name in names) for row in found.to_dict("records")]
+        parts.append(found.drop(columns=names).assign(group=words))
+    return pd.concat(parts, ignore_index=True)[["model", "group", "measure", "value", "low", "high", "n"]]
+
+
+def overview_table(board: pd.DataFrame, photos: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return top-1 on real photos, originals and shifted pictures side by side, a row a model in the board's order.
+
+    Args:
+        board: From `robustness_measures.leaderboard`.
+        photos: From `photo_accuracy`, with `photos` (the set's name), or None.
+
+    Returns:
+        `model`, `group`; ``top1_on_<set>`` for each set of photos; `top1_original`, `top1_shifted`, `top1_drop`, each
+        with ``_low`` and ``_high``; `p_holm`.
+    """
+    table = board[["model", "group"]]
+    if photos is not None:
+        for name, rows in photos[photos["measure"] == "top1"].groupby("photos", sort=False):
+            column = "top1_on_" + "_".join("".join(c if c.isalnum() else " " for c in name).split())
+            ends = {"value": column, "low": f"{column}_low", "high": f"{column}_high"}
+            table = table.merge(rows[["model", *ends]].rename(columns=ends), on="model", how="left")
+    names = [f"top1_{kind}{end}" for kind in ("original", "shifted", "drop") for end in ("", "_low", "_high")]
+    return table.merge(board[["model", *names, "p_holm"]], on="model", how="left")
+
+
+def evaluation_metrics(
+    accuracy: pd.DataFrame,
+    drops: pd.DataFrame,
+    photos: pd.DataFrame | None = None,
+    *,
+    board: pd.DataFrame | None = None,
+    focus: pd.DataFrame | None = None,
+) -> dict[str, Estimate]:
+    """Return notebook 04's metrics by name.
+
+    Args:
+        accuracy, drops: From `accuracy_table` and `drop_table`: ``<model>/top1_original``, ``…_shifted``, ``…_drop``,
+            the same for top5 and in9.
+        photos: See `overview_table`: ``<model>/top1_on_photos_1``, ``…_2`` and so on, in the order of the sets.
+        board: From `robustness_measures.leaderboard`: ``<model>/relative_accuracy``, ``…/effective_robustness``,
+            ``…/worst_background_accuracy``, ``…/worst_cell_accuracy``, ``…/macro_std``.
+        focus: From `focus.measure_focus`: ``<model>/foreground_focus``.
+    """
+    named = [(f"{row['measure']}_{row['kind']}", row) for row in accuracy.to_dict("records")]
+    named += [(f"{row['measure']}_drop", row) for row in drops.to_dict("records")]
+    if photos is not None:
+        for number, (_, rows) in enumerate(photos.groupby("photos", sort=False)):
+            named += [(f"{row['measure']}_on_photos_{number + 1}", row) for row in rows.to_dict("records")]
+    if focus is not None:
+        named += [("foreground_focus", row) for row in focus.to_dict("records")]
+    found = {(row["model"], name): [row[end] for end in ("value", "low", "high", "n")] for name, row in named}
+    for row in board.to_dict("records") if board is not None else ():
+        for name, column in _OF_BOARD.items():
+            ends = [row[f"{column}{end}"] for end in ("", "_low", "_high")]
+            found[(row["model"], name)] = [*ends, row["pictures"]]
     return {
-        f"{metric_prefix(row['model'])}/{row['measure']}_{kind}": Estimate(
-            row["value"], row["low"], row["high"], row["n"]
-        )
-        for kind, row in named
+        f"{metric_prefix(model)}/{name}": Estimate(*values)
+        for (model, name), values in found.items()
+        if np.isfinite(values[:3]).all()
     }
 
 
@@ -184,15 +238,25 @@ def metric_prefix(model: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in last).lstrip("_.-") or "model"
 
 
-def reference_accuracy(logits: np.ndarray, imagenet_index: np.ndarray, in9: Sequence[str]) -> pd.DataFrame:
-    """Return the accuracy on labelled photos: `measure`, `value`, `low`, `high`, `n`."""
-    scores = score_logits(logits, imagenet_index, in9)
+def photo_accuracy(scores: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the accuracy of each model on labelled photos, with Wilson intervals: photos count as independent.
+
+    Args:
+        scores: From `one_pass.evaluate`.
+        by: Further columns that make groups, such as ``["corruption", "severity"]``.
+
+    Returns:
+        `model`, the columns `by`, `measure`, `value`, `low`, `high`, `n`.
+    """
+    names = ["model", *by]
     rows = []
-    for measure in MEASURES:
-        known = scores[_column(measure)].dropna()
-        if len(known):
-            rows.append({"measure": measure, **vars(wilson(int(known.sum()), len(known)))})
-    return pd.DataFrame(rows)
+    for key, group in scores.groupby(names, sort=False):
+        for measure in MEASURES:
+            known = group[_column(measure)].dropna()
+            if len(known):
+                share = wilson(int(known.sum()), len(known))
+                rows.append({**dict(zip(names, key, strict=True)), "measure": measure, **vars(share)})
+    return pd.DataFrame(rows, columns=[*names, "measure", "value", "low", "high", "n"])
 
 
 def _column(measure: str) -> str:

@@ -1,6 +1,7 @@
 """What all figures share: one colour a background, sheets of captioned pictures, and how a figure is saved."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -90,6 +91,35 @@ def contact_sheet(
         for r in row_names
     ]  # fmt: skip
     return picture_grid(cells, row_names=row_names, column_names=column_names, layers=tuple(layers), title=title)
+
+
+def captioned_sheet(
+    table: pd.DataFrame, *, root: str | Path, title: str, columns: int = 5, cell_pixels: int = 128
+) -> Figure:
+    """Draw pictures in rows of `columns`, each with its own caption below.
+
+    Args:
+        table: A row a picture: `file` (relative to `root`), `caption` (may have several lines).
+
+    Raises:
+        ValueError: If the table is empty.
+    """
+    if table.empty:
+        raise ValueError("table must have a picture, got none")
+    rows = -(-len(table) // columns)
+    size = (2.3 * columns, 2.75 * rows + 0.6)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for ax, row in zip(axes.flat, table.to_dict("records"), strict=False):
+        with Image.open(Path(root) / row["file"]) as image:
+            shown = image.convert("RGB").resize((cell_pixels, cell_pixels), Image.Resampling.LANCZOS)
+        ax.imshow(shown)
+        words = "\n".join("\n".join(textwrap.wrap(line, 30)) for line in row["caption"].splitlines())
+        ax.set_xlabel(words, fontsize=8, linespacing=1.3)
+    figure.suptitle(title, fontsize=13)
+    return figure
 
 
 def picture_grid(

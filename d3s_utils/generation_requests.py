@@ -10,14 +10,13 @@ import pandas as pd
 from d3s_utils.dreaming import DreamOptions
 from d3s_utils.photos import path_inside
 from d3s_utils.randomness import derive_seed
-from d3s_utils.taxonomy import BACKGROUNDS, check_background, imagenet_class, object_prompt
+from d3s_utils.taxonomy import BACKGROUNDS, SPLITS, check_background, imagenet_class, object_prompt
 
 GUIDE_COLUMNS = (  # what notebook 01 records about a guide, and a request hands on
     "image_id", "split", "synset", "class_name", "imagenet_index", "in9", "background", "repeat", "foreground_id",
     "foreground_file", "template_id", "template_file", "mask_file", "guide_file", "left", "top", "width", "height",
     "scale", "canvas",
 )  # fmt: skip
-SPLITS = ("train", "val")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

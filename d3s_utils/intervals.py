@@ -116,8 +116,27 @@ def paired_difference(
     Raises:
         ValueError: If lengths do not fit, a value is not finite, or a group has no value on one side.
     """
-    means, draws, group_count = _paired_means(first, second, groups, second_groups, seed, samples, "paired_difference")
-    return _percentile(means[0] - means[1], draws[0] - draws[1], group_count, confidence)
+    return paired_test(
+        first, second, groups=groups, second_groups=second_groups, seed=seed, samples=samples, confidence=confidence
+    )[0]
+
+
+def paired_test(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, **options) -> tuple[Estimate, float]:
+    """Return `paired_difference`, and the two-sided p-value of no difference by the same bootstrap.
+
+    p is twice the share of draws on the other side of 0, by the add-one rule, so it is never 0; it is below
+    1 - `confidence` about where the interval leaves 0 out.
+
+    Args:
+        options: The other arguments of `paired_difference`.
+
+    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 15.4 (a test by its interval).
+    """
+    means, draws, group_count = _paired_means(first, second, name="paired_difference", **options)
+    differences = draws[0] - draws[1]
+    beyond = min((differences <= 0).sum(), (differences >= 0).sum())
+    p_value = min(1.0, 2 * (beyond + 1) / (len(differences) + 1))
+    return _percentile(means[0] - means[1], differences, group_count, confidence), float(p_value)
 
 
 def ratio_of_means(
@@ -135,7 +154,9 @@ def ratio_of_means(
     Raises:
         ValueError: Also if the second mean is not above 0.
     """
-    means, draws, group_count = _paired_means(first, second, groups, second_groups, seed, samples, "ratio_of_means")
+    means, draws, group_count = _paired_means(
+        first, second, groups=groups, second_groups=second_groups, seed=seed, samples=samples, name="ratio_of_means"
+    )
     if not means[1] > 0:
         raise ValueError(f"second must have a mean above 0 to divide by, got {means[1]}")
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -143,16 +164,16 @@ def ratio_of_means(
     return _percentile(means[0] / means[1], ratios[np.isfinite(ratios)], group_count, confidence)
 
 
-def _paired_means(first, second, groups, second_groups, seed: int, samples: int, name: str):
+def _paired_means(first, second, *, groups=None, second_groups=None, seed: int = 0, samples: int = 2000, name: str):
     """Return both means, their bootstrap draws over shared groups (2, samples), and the number of groups."""
     if groups is None:
         groups = np.arange(np.size(first))
     second_groups = groups if second_groups is None else second_groups
     first, second = np.asarray(first), np.asarray(second)
     groups, second_groups = np.asarray(groups), np.asarray(second_groups)
-    for name, values, labels in (("first", first, groups), ("second", second, second_groups)):
+    for side, values, labels in (("first", first, groups), ("second", second, second_groups)):
         if values.shape != labels.shape:
-            raise ValueError(f"{name} must have one value per group label, got {values.shape} and {labels.shape}")
+            raise ValueError(f"{side} must have one value per group label, got {values.shape} and {labels.shape}")
     both = np.concatenate([groups, second_groups])
     _, codes = _values_and_codes(np.concatenate([first, second]), both)
     first_codes, second_codes = codes[: len(first)], codes[len(first) :]

@@ -28,11 +28,12 @@ NEEDS = {  # notebook -> those whose outputs it reads; 00 trains the bundled mod
     "03_validation": ("01_compositing", "02_diffusion_generation"),
     "04_classifier_evaluation": ("01_compositing", "03_validation"),
     "05_invariant_features": ("03_validation",),
+    "07_backgrounds_challenge": ("01_compositing", "02_diffusion_generation", "03_validation"),
 }
 OWN_OUTPUT = "outputs/own"  # where a run on the user's own photos goes, so that the dreamt one stays
 _FILE_ENDINGS = (".parquet", ".csv", ".zip", ".tar", ".png", ".jpg", ".jpeg")
 SOURCES = (  # settings that may name a place on this machine
-    "photos", "templates", "real_photos", "generator", "answers", "clip_model", "lpips_backbone",
+    "photos", "templates", "real_photos", "generator", "answers", "clip_model", "lpips_backbone", "in9_folder",
 )  # fmt: skip
 
 
@@ -99,6 +100,9 @@ def settings_of(
     for name in SOURCES:
         if overrides.get(name):
             overrides[name] = _checked_place(name, overrides[name])
+    if overrides.get("image_sets"):
+        entries = [str(entry).partition(":") for entry in overrides["image_sets"]]
+        overrides["image_sets"] = [f"{kind}:{_checked_place('image_sets', place)}" for kind, _, place in entries]
     if (overrides.get("photos") or overrides.get("templates")) and "output_dir" not in overrides:
         overrides["output_dir"] = OWN_OUTPUT
     return load_settings(profile, **overrides)
@@ -132,6 +136,8 @@ def notebook_jobs(settings: Settings) -> list[NotebookJob]:
         if not notebook.exists():
             raise SettingsError(f"the job needs the notebook {notebook}, which is not there")
         places = [getattr(settings, name) for name in SOURCES if name in NOTEBOOK_SETTINGS[stem]]
+        if "image_sets" in NOTEBOOK_SETTINGS[stem]:
+            places += [entry.partition(":")[2] for entry in settings.image_sets]
         sources = tuple(Path(place) for place in places if place and Path(place).exists())
         jobs.append(NotebookJob(notebook, needs, settings.of_notebook(stem), sources))
     return jobs

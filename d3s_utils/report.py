@@ -1,6 +1,7 @@
 """The report: what a run's notebooks found, as one self-contained page and as a table for the terminal."""
 
 import base64
+import hashlib
 import io
 import re
 import urllib.parse
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
@@ -17,7 +19,7 @@ from d3s_utils.metrics import Estimate, provenance, read_metrics
 from d3s_utils.module_imports import notebook_cells
 from d3s_utils.settings import NOTEBOOK_SETTINGS, Settings, find_root
 
-TEMPLATE = "report_template.html"
+TEMPLATE, SORTING = "report_template.html", "report_table.js"
 MODEL_FOLDER = Path(__file__).parent / "models" / "mini_diffusion"
 TRAINING_STEM = "00_train_mini_diffusion"
 # A metric with one of these words is a share of 1 and is shown in percent; a drop in percentage points.
@@ -63,6 +65,32 @@ class Figure:
     height: int
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its heading, and whether it holds numbers."""
+
+    name: str
+    number: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: what is read, and what it is sorted by (empty where there is nothing)."""
+
+    text: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a notebook: caption, its file below the run's folder (if it is there), columns, and rows of cells."""
+
+    caption: str
+    file: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
 def gather_metrics(settings: Settings) -> dict[str, dict[str, Any]]:
     """Read each notebook's ``metrics.json`` of a run and gather them in the run's own.
 
@@ -102,9 +130,13 @@ def write_report(settings: Settings, records: Mapping[str, Mapping[str, Any]]) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    sections = [_section(settings, stem, record) for stem, record in records.items()]
+    script = (Path(__file__).parent / SORTING).read_text(encoding="utf-8")
     page = environment.get_template(TEMPLATE).render(
         settings=settings,
-        sections=[_section(settings, stem, record) for stem, record in records.items()],
+        sections=sections,
+        script=script if any(section["tables"] for section in sections) else "",
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         provenance=_provenance_rows(settings, records),
         every_setting=settings.model_dump(mode="json"),
     )
@@ -144,7 +176,7 @@ def number_row(name: str, estimate: Estimate) -> Row:
     """Return a metric as a person reads it: shares in percent, drops in percentage points, the rest as it is."""
     words = set(re.split(r"[/_]", name))
     *prefix, last = name.split("/")
-    readable = ": ".join([*prefix, " ".join(_WORDS.get(word, word) for word in last.split("_"))])
+    readable = ": ".join([*prefix, _words(last)])
     n = f"{estimate.n:,}"
     if not words & _SHARES or max(abs(estimate.low), abs(estimate.high)) > 1:
         return Row(readable, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}", n)
@@ -154,12 +186,47 @@ def number_row(name: str, estimate: Estimate) -> Row:
     return Row(readable, f"{middle:.1f} {unit}", f"{low:.1f} to {high:.1f}", n, *scale)
 
 
+def read_table(path: Path, *, root: Path) -> Table:
+    """Return a csv file of a notebook as the report shows it.
+
+    Columns ``x_low`` and ``x_high`` beside ``x`` are its interval and go into its cells. Shares are shown in percent,
+    drops in percentage points; the file keeps them as they are.
+
+    Args:
+        root: The run's folder.
+    """
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    ends = {f"{name}_{end}" for name in frame.columns for end in ("low", "high")} & set(frame.columns)
+    names = [name for name in frame.columns if name not in ends]
+    columns = tuple(Column(_words(name), pd.api.types.is_numeric_dtype(frame[name])) for name in names)
+    rows = tuple(tuple(_cell(row, name) for name in names) for row in frame.to_dict("records"))
+    file = urllib.parse.quote(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
+    return Table(_words(path.stem).capitalize(), file, columns, rows)
+
+
+def _cell(row: Mapping[str, Any], name: str) -> Cell:
+    value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
+    if pd.isna(value):
+        return Cell("–", "")
+    if isinstance(value, str):
+        return Cell(value, value)
+    shares = set(name.split("_")) & (_SHARES | {"drop"}) and abs(value) <= 1 and isinstance(value, float)
+    numbers = [f"{100 * part:.1f}" if shares else f"{part:.4g}" if isinstance(part, float) else f"{part:,}"
+               for part in (value, low, high) if part is not None and not pd.isna(part)]  # fmt: skip
+    return Cell(numbers[0] + (f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""), repr(float(value)))
+
+
+def _words(name: str) -> str:
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
+
+
 def _section(settings: Settings, stem: str, record: Mapping[str, Any]) -> dict[str, Any]:
     folder = MODEL_FOLDER if stem == TRAINING_STEM else settings.folder(stem)
     headline = headline_rows(record)
     shown = {row.name for row in headline}
     rest = _number_rows(record, list(record["metrics"]))
     executed = folder / f"{stem}.ipynb"
+    tables = [read_table(path, root=settings.run_folder) for path in sorted(folder.glob("*.csv"))]
     title, question = _title(stem), record.get("question", "")
     return {
         "stem": stem,
@@ -169,6 +236,7 @@ def _section(settings: Settings, stem: str, record: Mapping[str, Any]) -> dict[s
         "answer": record.get("answer", ""),
         "headline": headline,
         "rest": [row for row in rest if row.name not in shown],
+        "tables": [table for table in tables if table.rows],
         "figures": [_figure(path) for path in sorted(folder.glob("*.png"))],
         "executed": urllib.parse.quote(f"{stem}/{stem}.ipynb") if stem != TRAINING_STEM and executed.exists() else "",
     }

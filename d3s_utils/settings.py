@@ -35,12 +35,17 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
         "device",
     ),
     "04_classifier_evaluation": (
-        "classifiers", "real_photos", "real_photos_limit", "bootstrap_samples", "device",
+        "classifiers", "classifier_batch_size", "classifier_precision", "compile_classifiers", "real_photos",
+        "real_photos_limit", "image_sets", "focus_pictures", "bootstrap_samples", "device",
     ),
     "05_invariant_features": (
         "feature_backbone", "feature_components", "foreground_width", "background_width", "penalty_weight",
         "warmup_steps", "training_steps", "training_batch_size", "learning_rate", "critic_steps", "critic_width",
         "critic_learning_rate", "gradient_penalty", "feature_seeds", "bootstrap_samples", "device",
+    ),
+    "07_backgrounds_challenge": (
+        "classifiers", "classifier_batch_size", "classifier_precision", "in9_folder", "challenge_pictures",
+        "challenge_backgrounds", "bootstrap_samples", "device",
     ),
 }  # fmt: skip
 
@@ -154,9 +159,16 @@ class Settings(BaseModel):
     wanted_precision: Share = Field(description="precision for which thresholds are recommended")
 
     # 04 classifier evaluation
-    classifiers: Names = Field(description="timm classifiers to evaluate")
+    classifiers: Names = Field(description="zoo files (paper, bundled, a .yaml), their entries, timm names or folders")
+    classifier_batch_size: Count = Field(description="pictures that classifiers are shown at once, at least 1")
+    classifier_precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        description="numbers that classifiers compute with; auto is float16 on a GPU, float32 on a CPU"
+    )
+    compile_classifiers: bool = Field(description="compile classifiers first, which pays for many pictures only")
     real_photos: Place | None = Field(description="folder or parquet file of real photos, to check the classifiers on")
     real_photos_limit: Count = Field(description="real photos of each set that are looked at, at least 1")
+    image_sets: AnyNames = Field(description="further data sets, each as kind:folder (see image_sets.READERS)")
+    focus_pictures: int = Field(ge=0, description="shifted pictures whose saliency is measured; 0 for none")
 
     # 05 mutual-information-penalised features
     feature_backbone: str = Field(min_length=1, description="timm model whose frozen features are projected")
@@ -173,6 +185,19 @@ class Settings(BaseModel):
     critic_width: Count = Field(description="width of a critic's first hidden layer; each next one has half")
     critic_learning_rate: PositiveNumber = Field(description="Adam's learning rate for the critics")
     feature_seeds: Count = Field(description="how many times features are learned, each time from another start")
+
+    # 07 backgrounds challenge
+    in9_folder: Place | None = Field(description="folder of the real Backgrounds Challenge; null imitates it")
+    challenge_pictures: Count = Field(description="objects of the imitation, at most, even over classes")
+    challenge_backgrounds: int = Field(ge=0, description="other classes' backgrounds an object is tried on; 0 for all")
+
+    @field_validator("image_sets")
+    @classmethod
+    def _check_image_sets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [entry for entry in value if not all(entry.partition(":"))]
+        if wrong:
+            raise ValueError(f"must be like kind:folder, {wrong[0]!r} is not")
+        return tuple(f"{kind}:{_place(place)}" for kind, _, place in (entry.partition(":") for entry in value))
 
     @field_validator("classes", mode="before")
     @classmethod

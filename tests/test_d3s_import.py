@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_image
 from tiny_outputs import tiny_settings, write_tiny_outputs
 
-from d3s_utils.classifiers import Predictions
 from d3s_utils.compositing import centre_square, paste, pasted_size, resized
 from d3s_utils.d3s_import import NOT_FOUND, import_d3s
 from d3s_utils.d3s_layout import join_pair, main, write_d3s_layout
@@ -25,9 +24,9 @@ from d3s_utils.evaluation import (
     evaluation_metrics,
     paired_scores,
     read_pictures,
-    score_pictures,
 )
 from d3s_utils.gathering import gather_foregrounds
+from d3s_utils.one_pass import score_logits
 from d3s_utils.paste_finding import find_paste
 from d3s_utils.photos import read_photo
 from d3s_utils.randomness import numpy_generator
@@ -162,7 +161,7 @@ def evaluated(run_folder: Path) -> pd.DataFrame:
     pictures = read_pictures(run_folder)
     assert all((run_folder / file).is_file() for file in pictures["file"])
     logits = numpy_generator(0, "logits").normal(size=(len(pictures), 1000)).astype(np.float32)
-    scores = paired_scores(score_pictures(pictures, {"tiny": Predictions(logits, np.zeros((len(pictures), 2)), {})}))
+    scores = paired_scores(score_logits(pictures, logits).assign(model="tiny"))
     drops = drop_table(scores, seed=0, samples=20)
     assert "tiny/top1_drop" in evaluation_metrics(accuracy_table(scores), drops)
     assert len(cell_table(scores, ["model", "background"]))

@@ -6,7 +6,6 @@ import pytest
 from sklearn.metrics import top_k_accuracy_score
 from statsmodels.stats.proportion import proportion_confint
 
-from d3s_utils.classifiers import Predictions
 from d3s_utils.evaluation import (
     accuracy_table,
     cell_table,
@@ -14,11 +13,10 @@ from d3s_utils.evaluation import (
     evaluation_metrics,
     metric_prefix,
     paired_scores,
+    photo_accuracy,
     read_pictures,
-    reference_accuracy,
-    score_logits,
-    score_pictures,
 )
+from d3s_utils.one_pass import score_logits
 from d3s_utils.taxonomy import IN9, IN9_OF_INDEX, imagenet_class
 
 LION, TIGER, TENCH = (imagenet_class(name).index for name in ("lion", "tiger", "tench"))
@@ -35,7 +33,8 @@ def test_accuracies_are_those_of_scikit_learn():
     truth = random.integers(0, 1000, 300)
     logits = random.normal(0, 1, (300, 1000))
     logits[np.arange(300), truth] += random.normal(2, 1.5, 300)
-    scores = score_logits(logits, truth, [IN9_OF_INDEX.get(i, "") for i in truth])
+    table = pd.DataFrame({"imagenet_index": truth, "in9": [IN9_OF_INDEX.get(i, "") for i in truth]})
+    scores = score_logits(table, logits)
     for column, k in (("top1", 1), ("top5", 5)):
         expected = top_k_accuracy_score(truth, logits, k=k, labels=np.arange(1000))
         assert scores[column].mean() == pytest.approx(expected)
@@ -46,7 +45,7 @@ def test_accuracies_are_those_of_scikit_learn():
 def test_a_lion_called_a_tiger_is_a_carnivore():
     logits = np.zeros((1, 1000))
     logits[0, TIGER], logits[0, LION] = 5, 3
-    row = score_logits(logits, [LION], ["carnivore"]).iloc[0]
+    row = score_logits(pd.DataFrame({"imagenet_index": [LION], "in9": ["carnivore"]}), logits).iloc[0]
     assert (row["top1"], row["top5"], row["in9_right"], row["prediction"]) == (0, 1, 1, TIGER)
     assert row["probability"] == pytest.approx(np.exp(3) / (np.exp(5) + np.exp(3) + 998))
 
@@ -64,18 +63,23 @@ def pictures_table():
     return table.assign(class_name="lion", imagenet_index=LION, in9="carnivore", file="")
 
 
-def predictions(right):
+def logits_for(right):
     """Return logits that name lion where `right`, else tench."""
     logits = np.zeros((len(right), 1000), np.float32)
     logits[np.arange(len(right)), np.where(right, LION, TENCH)] = 9
-    return Predictions(logits, np.zeros((len(right), 1)), {})
+    return logits
+
+
+def scores_of(pictures, **right):
+    tables = [score_logits(pictures, logits_for(each)).assign(model=model) for model, each in right.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 @pytest.fixture
 def scores():
     # originals a, b, c; then a snow, a cave, b snow, b cave, c snow, c cave
     always, sometimes = [1] * 9, [1, 1, 0, 1, 0, 0, 0, 0, 0]
-    return score_pictures(pictures_table(), {"always": predictions(always), "sometimes": predictions(sometimes)})
+    return scores_of(pictures_table(), always=always, sometimes=sometimes)
 
 
 def test_a_foreground_without_a_kept_picture_is_left_out_on_both_sides(scores):
@@ -115,15 +119,20 @@ def test_cells_hold_wilson_intervals(scores):
 
 def test_classes_without_a_superclass_count_for_top1_only():
     pictures = pictures_table().assign(in9="", imagenet_index=imagenet_class("banana").index)
-    scores = score_pictures(pictures, {"model": predictions([1] * 9)})
+    scores = scores_of(pictures, model=[1] * 9)
     assert set(accuracy_table(scores)["measure"]) == {"top1", "top5"}
     assert set(drop_table(paired_scores(scores), seed=0, samples=100)["measure"]) == {"top1", "top5"}
 
 
-def test_reference_accuracy_by_hand():
-    table = reference_accuracy(predictions([1, 1, 0]).logits, np.full(3, LION), ["carnivore"] * 3).set_index("measure")
-    assert table.loc["top1", "value"] == pytest.approx(2 / 3)
-    assert table.loc["in9", "n"] == 3
+def test_photo_accuracy_by_hand():
+    photos = pd.DataFrame({"imagenet_index": [LION] * 4, "in9": ["carnivore"] * 4, "severity": [1, 1, 1, 2]})
+    scores = scores_of(photos, model=[1, 1, 0, 0])
+    table = photo_accuracy(scores).set_index("measure")
+    low, high = proportion_confint(2, 4, method="wilson")
+    assert table.loc["top1", ["value", "low", "high", "n"]].tolist() == pytest.approx([0.5, low, high, 4])
+    by_severity = photo_accuracy(scores, by=["severity"]).set_index(["severity", "measure"])
+    assert by_severity.loc[(1, "in9"), "value"] == pytest.approx(2 / 3)
+    assert by_severity.loc[(2, "top1"), "value"] == 0
 
 
 @pytest.mark.parametrize(
@@ -139,8 +148,8 @@ def test_metric_prefixes_are_names(model, prefix):
 
 
 def test_rows_must_fit():
-    with pytest.raises(ValueError, match="must have 9 rows, got 2"):
-        score_pictures(pictures_table(), {"model": predictions([1, 1])})
+    with pytest.raises(ValueError, match=r"logits must have shape \(9, 1000\), got \(2, 1000\)"):
+        score_logits(pictures_table(), logits_for([1, 1]))
     with pytest.raises(ValueError, match="measure must be one of"):
         cell_table(pictures_table(), ["model"], measure="top3")
 

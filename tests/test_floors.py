@@ -4,26 +4,39 @@ from d3s_utils.module_imports import PACKAGE, imported_modules
 
 FLOORS = {
     0: (
-        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "paste_finding", "photos", "placing",
-        "probe_figures", "processes", "progress_lines", "randomness", "row_appender", "scene_mining", "taxonomy",
+        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "paste_finding", "photos",
+        "placing", "preprocessing", "probe_figures", "processes", "progress_lines", "randomness",
+        "row_appender", "saliency", "scene_mining", "taxonomy",
     ),
     1: (
-        "classifiers", "dataset_export", "dependence", "figures", "guide_distance", "masks", "metrics", "photo_sources",
-        "pipelines", "png_files", "settings",
+        "classifiers", "d3s_reading", "dataset_export", "dependence", "figures", "guide_distance",
+        "in9_imitation", "masks", "metrics", "photo_sources", "pipelines", "png_files", "prediction_store",
+        "settings",
     ),
     2: (
-        "accuracy_figures", "background_classifier", "compositing", "dataset_card", "dreaming", "expected_cost",
-        "generation_figures", "image_safety", "intervals", "invariant_features", "model_card", "notebook_run",
-        "picture_quality", "report", "training_photos", "zero_shot",
+        "accuracy_figures", "background_classifier", "benchmark_readers", "compositing", "dataset_card",
+        "dreaming", "expected_cost", "generation_figures", "image_safety", "in9_variants", "intervals",
+        "invariant_features", "model_card", "notebook_run", "picture_quality", "report", "training_photos",
+        "zero_shot", "zoo_loaders",
     ),
     3: (
-        "autoencoder_training", "background_training", "calibration", "compositing_speed", "evaluation", "gathering",
-        "generation_requests", "guides", "lpips_diversity", "notebook_graph", "panel", "picture_statistics", "probes",
-        "reference_photos", "training_pictures", "votes",
+        "autoencoder_training", "background_training", "backgrounds_challenge", "calibration", "classifier_zoo",
+        "compositing_speed", "gathering", "generation_requests", "guides", "image_sets", "lpips_diversity",
+        "notebook_graph", "panel", "picture_statistics", "probes", "training_pictures", "votes",
     ),
-    4: ("annotation_tasks", "d3s_reading", "decoded_critic", "dreamt_photos", "generator_quality", "job", "manifest"),
-    5: ("annotation_answers", "annotation_pages", "d3s_import", "diffusion_training", "generation", "validation"),
-    6: ("annotation", "d3s_layout", "generation_speed", "people"),
+    4: (
+        "annotation_tasks", "challenge_figures", "decoded_critic", "dreamt_photos", "evaluation",
+        "generator_quality", "job", "manifest", "one_pass", "reference_photos",
+    ),
+    5: (
+        "annotation_answers", "annotation_pages", "d3s_import", "diffusion_training", "foreground_bootstrap",
+        "generation", "one_pass_speed", "validation",
+    ),
+    6: (
+        "annotation", "d3s_layout", "generation_speed", "paste_biases", "people", "subgroup_measures",
+        "zoo_measures",
+    ),
+    7: ("focus", "robustness_figures", "robustness_measures"),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from d3s_utils.intervals import bootstrap_mean, clustered_wilson, paired_difference, ratio_of_means, wilson
+from d3s_utils.intervals import bootstrap_mean, clustered_wilson, paired_difference, paired_test, ratio_of_means, wilson
 
 
 def test_wilson_agrees_with_scipy():
@@ -128,3 +128,27 @@ def test_bad_input_is_named():
         paired_difference([1, 0], [1, 0, 1])
     with pytest.raises(ValueError, match="samples"):
         bootstrap_mean([1.0], samples=0)
+
+
+def test_the_p_value_agrees_with_the_interval():
+    random, below = np.random.default_rng(0), []
+    for _ in range(60):
+        first = random.normal(0.3, 1, 40)
+        difference, p_value = paired_test(first, random.normal(0, 1, 40), seed=0, samples=999)
+        below.append(p_value < 0.05)
+        assert (difference.low > 0 or difference.high < 0) == (p_value < 0.05) or abs(p_value - 0.05) < 0.01
+    assert 0 < sum(below) < 60, "both cases occur"
+
+
+def test_the_p_value_of_no_difference_and_of_a_sure_one():
+    values = np.random.default_rng(0).normal(size=50)
+    assert paired_test(values, values, samples=999)[1] == 1.0
+    assert paired_test(values + 1, values, samples=999)[1] == pytest.approx(2 / 1000), "never 0"
+    assert paired_test(values, values + 1, samples=999)[1] == pytest.approx(2 / 1000)
+
+
+def test_the_p_value_is_uniform_where_nothing_differs():
+    random = np.random.default_rng(1)
+    p_values = [paired_test(*random.normal(size=(2, 60)), seed=k, samples=499)[1] for k in range(200)]
+    for level in (0.1, 0.3, 0.6):
+        assert abs(np.mean(np.array(p_values) <= level) - level) < 4 * np.sqrt(level * (1 - level) / 200)

@@ -7,11 +7,12 @@ import subprocess
 
 import numpy as np
 import pytest
+from browser import Browser, needs_chromium
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from d3s_utils.metrics import Estimate, write_metrics
-from d3s_utils.report import gather_metrics, headline_rows, headline_table, number_row, write_report
+from d3s_utils.report import gather_metrics, headline_rows, headline_table, number_row, read_table, write_report
 from d3s_utils.settings import Settings, load_settings
 
 METRICS = {
@@ -39,6 +40,8 @@ def settings(tmp_path) -> Settings:
     title.add_text("Title", "Accuracy falls in caves")
     Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(folder / "accuracy.png", pnginfo=title)
     (folder / "04_classifier_evaluation.ipynb").write_text("{}")
+    table = "model,top1_drop,top1_drop_low,top1_drop_high,worst_background\n"
+    (folder / "leaderboard.csv").write_text(table + "b,0.05,-0.01,0.1,cave\na,0.2,0.1,0.3,<night>\nc,,,,\n")
     return settings
 
 
@@ -77,7 +80,7 @@ def test_the_terminal_gets_the_headline(settings):
 def test_the_page_stands_alone(settings):
     page = page_of(settings)
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
-    assert "<script" not in page
+    assert len(re.findall("<script", page)) == 1, "the one that sorts tables, named by its hash"
     assert not re.search(r"(src|href)\s*=\s*[\"'](https?:)?//", page)
     assert not re.search(r"url\(|@import", page)
     assert all(re.match("data:image/(png|webp);base64,", source) for source in re.findall(r'src="([^"]*)"', page))
@@ -104,6 +107,45 @@ def test_the_page_says_what_was_found(settings):
     assert 'href="04_classifier_evaluation/04_classifier_evaluation.ipynb"' in page
     assert 'href="05_invariant_features/05_invariant_features.ipynb"' not in page, "it is not there"
     assert "sha256 " + "ab" * 32 in page
+
+
+def test_a_table_has_intervals_in_its_cells(settings):
+    path = settings.folder("04_classifier_evaluation") / "leaderboard.csv"
+    table = read_table(path, root=settings.run_folder)
+    assert [(column.name, column.number) for column in table.columns] == [
+        ("model", False), ("top-1 drop", True), ("worst background", False),
+    ]  # fmt: skip
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["b", "5.0 [-1.0, 10.0]", "cave"], ["a", "20.0 [10.0, 30.0]", "<night>"], ["c", "–", "–"],
+    ]  # fmt: skip
+    assert table.file == "04_classifier_evaluation/leaderboard.csv"
+    assert "&lt;night&gt;" in page_of(settings)
+
+
+def test_without_tables_there_is_no_script(settings):
+    (settings.folder("04_classifier_evaluation") / "leaderboard.csv").unlink()
+    records = {stem: record for stem, record in gather_metrics(settings).items() if stem in METRICS}
+    page = write_report(settings, records).read_text()
+    assert "<script" not in page
+    assert "script-src" not in page
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_sorts_a_table(settings, tmp_path):
+    page_of(settings)
+    first = "[...document.querySelectorAll('#n04 table.sortable tbody tr')].map(r => r.cells[0].innerText).join()"
+    press = "document.querySelectorAll('#n04 table.sortable th button')[{}].click()"
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.open((settings.run_folder / "report.html").as_uri())
+        assert browser.run(first) == "b,a,c"
+        for column, expected in ((1, "a,b,c"), (1, "b,a,c"), (0, "c,b,a"), (2, "b,a,c"), (2, "a,b,c")):
+            browser.run(press.format(column))
+            assert browser.run(first) == expected, "what is missing stays below"
+        assert browser.run("document.querySelector('#n04 th[aria-sort]').getAttribute('aria-sort')") == "ascending"
+    finally:
+        browser.close()
 
 
 @pytest.mark.slow

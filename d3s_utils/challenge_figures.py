@@ -1,0 +1,112 @@
+"""Pictures of the Backgrounds Challenge: accuracy by variant, a sheet of all variants, backgrounds that turn."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from d3s_utils.accuracy_figures import MODEL_COLORS
+from d3s_utils.backgrounds_challenge import Backgrounds, Foregrounds
+from d3s_utils.figures import picture_grid
+from d3s_utils.in9_variants import VARIANTS, VariantPlan, fitted, paste, render_variant
+from d3s_utils.taxonomy import IN9
+
+_GREY = "0.35"
+_MARKERS = "osD^vP*X"
+
+
+def draw_variant_accuracy(table: pd.DataFrame, ax: Axes, *, title: str, chance: float | None = 1 / len(IN9)) -> Axes:
+    """Draw the accuracy of each model on each variant as a dot with its interval, one line a variant.
+
+    Args:
+        table: From `backgrounds_challenge.variant_accuracy`.
+        title: What it shows.
+        chance: Share that guessing among the nine classes would get, drawn as a dashed line; None draws none.
+
+    Raises:
+        ValueError: If the table is empty or holds a model's variant twice.
+    """
+    if table.empty or table.duplicated(["model", "variant"]).any():
+        raise ValueError(f"table must hold each model × variant once, got {len(table)} rows with repeats or none")
+    variants = [name for name in VARIANTS if name in set(table["variant"])]
+    models = list(dict.fromkeys(table["model"]))
+    spread = 0.6 / len(models)
+    for number, model in enumerate(models):
+        rows = table[table["model"] == model].set_index("variant").reindex(variants)
+        places = np.arange(len(variants)) + (number - (len(models) - 1) / 2) * spread
+        bars = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]]) * 100
+        ax.errorbar(
+            rows["value"] * 100, places, xerr=bars, fmt=_MARKERS[number % len(_MARKERS)], capsize=2, label=model,
+            color=MODEL_COLORS[number % len(MODEL_COLORS)],
+        )  # fmt: skip
+    if chance is not None:
+        ax.axvline(chance * 100, color=_GREY, linestyle="--", linewidth=1, label="chance")
+    ax.set_yticks(range(len(variants)), [name.replace("_", " ") for name in variants])
+    ax.set(xlim=(-2, 102), ylim=(len(variants) - 0.5, -0.5), xlabel="right superclass of nine (% of pictures)")
+    ax.set_title(title)
+    ax.grid(axis="x", color="0.9")
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return ax
+
+
+def variant_sheet(plan: VariantPlan, *, title: str, cell_pixels: int = 96) -> Figure:
+    """Draw the first picture of each class in all its variants, a row a class.
+
+    Args:
+        plan: From `in9_variants.make_variants`.
+        title: What the sheet shows.
+        cell_pixels: Side of a picture in the sheet, in pixels.
+    """
+    table = plan.table.reset_index(drop=True)
+    variants = list(dict.fromkeys(table["variant"]))
+    classes = [name for name in IN9 if name in set(table["superclass"])]
+    cells = []
+    for superclass in classes:
+        rows = table[table["superclass"] == superclass]
+        rows = rows[rows["picture_id"] == rows["picture_id"].iloc[0]]
+        cells.append([fitted(render_variant(plan, place), (cell_pixels, cell_pixels)) for place in rows.index])
+    columns = [name.replace("_", " ") for name in variants]
+    return picture_grid(cells, row_names=classes, column_names=columns, title=title)
+
+
+def turned_sheet(
+    outcomes: pd.DataFrame,
+    foregrounds: Foregrounds,
+    backgrounds: Backgrounds,
+    *,
+    title: str,
+    number: int = 6,
+    cell_pixels: int = 128,
+) -> Figure:
+    """Draw foregrounds beside the backgrounds that turned them, and what the model said then.
+
+    One foreground of each class is shown first, then a second of each, until there are `number`.
+
+    Args:
+        outcomes: From `backgrounds_challenge.challenge_accuracy`.
+        foregrounds: Those it was given.
+        backgrounds: Those it was given.
+        title: What the sheet shows.
+        number: Rows at most.
+        cell_pixels: Side of a picture in the sheet, in pixels.
+
+    Raises:
+        ValueError: If no foreground was turned.
+    """
+    turned = outcomes[~outcomes["robust"].astype(bool)]
+    if turned.empty:
+        raise ValueError("outcomes must hold a foreground that was turned, got none")
+    turn = turned.groupby("superclass", sort=False).cumcount()
+    turned = turned.assign(turn=turn).sort_values("turn", kind="stable").head(number)
+    front = {name: place for place, name in enumerate(foregrounds.ids)}
+    behind = {name: place for place, name in enumerate(backgrounds.ids)}
+    cells, names = [], []
+    for line in turned.itertuples():
+        picture, mask = (values[front[line.foreground_id]] for values in (foregrounds.pictures, foregrounds.masks))
+        background = backgrounds.pictures[behind[line.turned_by]]
+        both = paste(picture, mask, background, name=line.foreground_id)
+        cells.append([fitted(pixels, (cell_pixels, cell_pixels)) for pixels in (picture, background, both)])
+        said = line.predicted_superclass or "none of the nine"
+        names.append(f"{line.superclass} on {line.background_superclass}\n{line.model}: {said}")
+    columns = ["original", "background", "together"]
+    return picture_grid(cells, row_names=names, column_names=columns, title=title)

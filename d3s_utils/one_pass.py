@@ -1,0 +1,313 @@
+"""Many classifiers over the same pictures in one pass: each picture is read and decoded once, and never shown twice."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from d3s_utils.classifier_zoo import ZooClassifier
+from d3s_utils.classifiers import PictureError, one_batch_ahead, read_picture
+from d3s_utils.devices import choose_device
+from d3s_utils.image_sets import ImageSet
+from d3s_utils.prediction_store import ANSWER, TOP, PredictionStore, picture_key
+from d3s_utils.processes import exclusive
+from d3s_utils.taxonomy import IN9, in9_of_logits
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What classifiers said about pictures, and what it cost.
+
+    Attributes:
+        scores: A row for each model and picture that can be read, models in the order they came: `model`, the columns
+            of the image set's table, `prediction` (ImageNet index), `prediction_2` to `prediction_5`, `confidence` (of
+            the prediction), `probability` (of the true class), `rank` (classes before the true one), `top1`, `top5`,
+            `in9_prediction` (name) and `in9_right`; right is 1.0, wrong 0.0, and NaN where the set does not tell the
+            truth.
+        problems: What is missing: `model` (empty: of all), `picture_id` (empty: all pictures), `problem`.
+        decoded: How many pictures were decoded.
+        forward_passes: How many pictures each model was shown, by name; the rest was known from earlier.
+    """
+
+    scores: pd.DataFrame = field(repr=False)
+    problems: pd.DataFrame
+    decoded: int
+    forward_passes: dict[str, int]
+
+
+def evaluate(
+    models: Sequence[ZooClassifier],
+    images: ImageSet,
+    *,
+    store: Path | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    compiled: bool = False,
+    batch_size: int = 32,
+    threads: int | None = None,
+    memory_share: float = 0.7,
+) -> Evaluation:
+    """Show each picture to each model that has not seen it, and return what all say about all.
+
+    Pictures are read, decoded, and resized once for each `Preprocessing.geometry`, in threads, one batch ahead of the
+    models. A picture that cannot be read is a problem, and the others go on; so is a model that fails. On a GPU as many
+    models as fit share a pass. Progress goes to stdout.
+
+    Args:
+        models: From `classifier_zoo.load_zoo`; they come back on the CPU.
+        images: From `image_sets.read_image_set`.
+        store: Folder where answers are kept by weights, preprocessing, precision and picture, or None. What it knows is
+            not asked again, so a run that was killed goes on where it was.
+        device: See `devices.choose_device`.
+        precision: A key of `PRECISIONS`; other than float32 is autocast.
+        compiled: Compile the networks (`torch.compile`) first: pays for many pictures only.
+        batch_size: Pictures at a time. On a CPU no answer depends on it beyond the last digits.
+        threads: That read and resize; as many as there are cores, but at least 2, where None.
+        memory_share: Of a GPU's free memory that weights may take; the rest is for activations.
+
+    Raises:
+        ValueError: If models share a name, or an option is none of the above.
+        RunningError: If another process is at work in `store`.
+        OSError: If the store's disk is full; what was finished is kept.
+    """
+    names = [model.name for model in models]
+    if len(set(names)) < len(names) or not names:
+        raise ValueError(f"models must be at least one, with different names, got {', '.join(names) or 'none'}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    chosen = choose_device(device)
+    with ExitStack() as stack:
+        if store is not None:
+            stack.enter_context(exclusive(Path(store) / ".lock"))
+        books = {model.name: _book_of(model, store, precision, stack) for model in models}
+        found = _Pass(images, books, Counter())
+        for wave in waves(models, _budget(chosen, memory_share)):
+            networks = {m.name: _ready(m, chosen, compiled) for m in wave}
+            show = _Shower(networks, chosen, PRECISIONS[precision])
+            found.run(wave, show, batch_size=batch_size, threads=threads or max(2, os.cpu_count() or 2))
+            for model in wave:
+                model.network.to("cpu")
+    failed = {name for name, _ in found.failed}
+    tables = [
+        _scores(images.table, found.answers[model.name]).assign(model=model.name)
+        for model in models if model.name not in failed
+    ]  # fmt: skip
+    problems = [(name, "", text) for name, text in found.failed]
+    problems += [("", images.table["picture_id"].iloc[place], text) for place, text in sorted(found.unreadable.items())]
+    scores = pd.concat(tables, ignore_index=True) if tables else _scores(images.table, {}).assign(model="")
+    table = pd.DataFrame(problems, columns=["model", "picture_id", "problem"]).astype(str)
+    return Evaluation(scores, table, found.decoded, {name: found.shown[name] for name in names})
+
+
+def waves(models: Sequence[ZooClassifier], budget: float) -> list[list[ZooClassifier]]:
+    """Return the models in groups, in their order, whose weights take at most `budget` bytes, or that are alone."""
+    found, used = [], 0.0
+    for model in models:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in model.network.state_dict().values())
+        if not found or used + size > budget:
+            found.append([])
+            used = 0.0
+        found[-1].append(model)
+        used += size
+    return found
+
+
+class _MemoryStore(dict):
+    """The same as a `PredictionStore`, without a file."""
+
+    def get(self, key: bytes, label: int):
+        return super().get((key, label))
+
+    def add(self, answers: np.ndarray) -> None:
+        self.update(((bytes(answer["key"]), int(answer["label"])), answer) for answer in answers)
+
+
+@dataclass
+class _Seen:
+    """A picture as the threads prepared it: what is missing of it is here, resized for each geometry."""
+
+    place: int
+    key: bytes = b""
+    missing: frozenset[str] = frozenset()
+    pixels: dict[tuple, np.ndarray] = field(default_factory=dict)
+    error: str = ""
+
+
+class _Pass:
+    """One way through the pictures for each wave of models, and all that was found."""
+
+    def __init__(self, images: ImageSet, books: dict[str, PredictionStore | _MemoryStore], shown: Counter):
+        self.images, self.books, self.shown = images, books, shown
+        self.labels = images.table["imagenet_index"].to_numpy(np.int16)
+        self.answers: dict[str, dict[int, np.void]] = {name: {} for name in books}
+        self.unreadable: dict[int, str] = {}
+        self.failed: list[tuple[str, str]] = []
+        self.decoded = 0
+
+    def run(self, wave: Sequence[ZooClassifier], show: "_Shower", *, batch_size: int, threads: int) -> None:
+        active = {model.name: model for model in wave}
+        batches = one_batch_ahead(
+            lambda place: self._prepare(place, wave), len(self.images),
+            batch_size=batch_size, threads=threads, description=self.images.name,
+        )  # fmt: skip
+        for batch in batches:
+            self.unreadable.update((seen.place, seen.error) for seen in batch if seen.error)
+            self.decoded += sum(bool(seen.pixels) for seen in batch)
+            inputs = _Inputs(batch, show.device)
+            for name, model in list(active.items()):
+                try:
+                    self._ask(model, batch, inputs, show)
+                except (RuntimeError, FloatingPointError, ValueError) as error:
+                    self.failed.append((name, f"{type(error).__name__}: {str(error).splitlines()[0]}"))
+                    del active[name]
+
+    def _prepare(self, place: int, wave: Sequence[ZooClassifier]) -> _Seen:
+        picture, label = self.images.pictures[place], int(self.labels[place])
+        box = getattr(picture, "box", None)
+        try:
+            content = picture if isinstance(picture, bytes) else Path(getattr(picture, "path", picture)).read_bytes()
+            key = picture_key(content, "" if box is None else str(tuple(box)))
+            missing = frozenset(m.name for m in wave if self.books[m.name].get(key, label) is None)
+            if not missing:
+                return _Seen(place, key)
+            image = read_picture(content)
+            image = image if box is None else image.crop(box)
+        except (OSError, PictureError) as error:
+            return _Seen(place, error=str(error))
+        shapes = {m.preprocessing.geometry: m.preprocessing for m in wave if m.name in missing}
+        return _Seen(place, key, missing, {shape: shaper.pixels(image) for shape, shaper in shapes.items()})
+
+    def _ask(self, model: ZooClassifier, batch: list[_Seen], inputs: "_Inputs", show: "_Shower") -> None:
+        book, rows = self.books[model.name], [seen for seen in batch if not seen.error]
+        new = [seen for seen in rows if model.name in seen.missing]
+        if new:
+            logits = show(model, inputs.of(model, new))
+            book.add(_answers([seen.key for seen in new], self.labels[[seen.place for seen in new]], logits))
+            self.shown[model.name] += len(new)
+        for seen in rows:
+            self.answers[model.name][seen.place] = book.get(seen.key, int(self.labels[seen.place]))
+
+
+class _Inputs:
+    """A batch's pictures on the device, once for each geometry, and normalised once for each mean and deviation."""
+
+    def __init__(self, batch: list[_Seen], device: torch.device):
+        self._batch, self._device, self._made = batch, device, {}
+
+    def of(self, model: ZooClassifier, wanted: list[_Seen]) -> torch.Tensor:
+        """Return the input for `wanted`, float32 (len(wanted), 3, h, w), channels last."""
+        shaper = model.preprocessing
+        if shaper not in self._made:
+            pixels = self._pixels(shaper.geometry)
+            self._made[shaper] = shaper.normalised(pixels).contiguous(memory_format=torch.channels_last)
+        having = [seen.place for seen in self._batch if shaper.geometry in seen.pixels]
+        rows = [having.index(seen.place) for seen in wanted]
+        return self._made[shaper] if len(rows) == len(having) else self._made[shaper][rows]
+
+    def _pixels(self, geometry: tuple) -> torch.Tensor:
+        if geometry not in self._made:
+            stacked = np.stack([seen.pixels[geometry] for seen in self._batch if geometry in seen.pixels])
+            pixels = torch.from_numpy(stacked)
+            pixels = pixels.pin_memory() if self._device.type == "cuda" else pixels
+            self._made[geometry] = pixels.to(self._device, non_blocking=True)
+        return self._made[geometry]
+
+
+class _Shower:
+    """Shows a batch to a model and returns its logits."""
+
+    def __init__(self, networks: dict[str, Callable], device: torch.device, dtype: torch.dtype):
+        self.networks, self.device, self.dtype = networks, device, dtype
+
+    @torch.inference_mode()
+    def __call__(self, model: ZooClassifier, batch: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.networks[model.name](batch)
+        logits = logits.double().cpu()
+        if logits.shape != (len(batch), 1000) or not torch.isfinite(logits).all():
+            raise FloatingPointError(f"{model.name} answers {tuple(logits.shape)} logits, or some that are not finite")
+        return logits
+
+
+def _ready(model: ZooClassifier, device: torch.device, compiled: bool) -> Callable:
+    network = model.network.to(device, memory_format=torch.channels_last).eval()
+    return torch.compile(network) if compiled else network
+
+
+def _budget(device: torch.device, share: float) -> float:
+    return share * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+
+
+def _book_of(model: ZooClassifier, store: Path | None, precision: str, stack: ExitStack):
+    if store is None:
+        return _MemoryStore()
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in model.name)
+    made_with = {
+        "model": model.source, "weights": model.sha256, "preprocessing": model.preprocessing.sha256,
+        "precision": precision,
+    }  # fmt: skip
+    book = PredictionStore(Path(store), name, made_with)
+    stack.callback(book.close)
+    return book
+
+
+def _answers(keys: list[bytes], labels: np.ndarray, logits: torch.Tensor) -> np.ndarray:
+    """Return an array of dtype `ANSWER` for logits (n, 1000), float64."""
+    answers = np.zeros(len(keys), ANSWER)
+    likely, truth = logits.softmax(1), torch.from_numpy(labels.astype(np.int64))
+    order = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :TOP]  # of equals the lower index comes first
+    known, rows = labels >= 0, torch.arange(len(keys))
+    own = logits[rows, truth.clamp(min=0)]
+    answers["key"] = np.array([np.void(key.ljust(16, b"\0")) for key in keys])
+    answers["label"], answers["classes"] = labels, order
+    answers["probabilities"] = np.take_along_axis(likely.numpy(), order, 1)
+    answers["probability"] = np.where(known, likely[rows, truth.clamp(min=0)].numpy(), np.nan)
+    answers["rank"] = np.where(known, (logits > own[:, None]).sum(1).numpy(), -1)
+    answers["in9"] = in9_of_logits(logits.numpy())
+    return answers
+
+
+def score_logits(table: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
+    """Return the scores of one model whose logits are known: the columns of `Evaluation.scores` but `model`.
+
+    Args:
+        table: Of an `ImageSet`, n rows.
+        logits: Finite, shape (n, 1000).
+
+    Raises:
+        ValueError: If the numbers of rows differ.
+    """
+    if np.shape(logits) != (len(table), 1000):
+        raise ValueError(f"logits must have shape {(len(table), 1000)}, got {np.shape(logits)}")
+    labels = table["imagenet_index"].to_numpy(np.int16)
+    answers = _answers([b""] * len(table), labels, torch.as_tensor(np.asarray(logits), dtype=torch.float64))
+    return _scores(table, dict(enumerate(answers)))
+
+
+def _scores(table: pd.DataFrame, answers: dict[int, np.void]) -> pd.DataFrame:
+    places = sorted(answers)
+    table = table.iloc[places].reset_index(drop=True)
+    found = np.array([answers[place] for place in places], ANSWER)
+    known, rank = found["label"] >= 0, found["rank"]
+    truth = table["in9"].fillna("").to_numpy(str)
+    said = np.array(IN9)[found["in9"]] if len(found) else np.array([], str)
+    columns = {"prediction": found["classes"][:, 0].astype(int)}
+    columns |= {f"prediction_{k + 1}": found["classes"][:, k].astype(int) for k in range(1, TOP)}
+    columns |= {
+        "confidence": found["probabilities"][:, 0].astype(float),
+        "probability": found["probability"].astype(float),
+        "rank": rank.astype(int),
+        "top1": np.where(known, rank < 1, np.nan).astype(float),
+        "top5": np.where(known, rank < TOP, np.nan).astype(float),
+        "in9_prediction": said,
+        "in9_right": np.where(truth == "", np.nan, said == truth).astype(float),
+    }
+    return table.assign(**columns)

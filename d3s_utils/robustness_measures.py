@@ -1,0 +1,209 @@
+"""Which models lose how much when the background changes, and whether that is more than chance: one row a model."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from d3s_utils.evaluation import MEASURES, accuracy_table, drop_table
+from d3s_utils.foreground_bootstrap import known_scores
+from d3s_utils.intervals import paired_test, ratio_of_means
+from d3s_utils.randomness import numpy_generator
+from d3s_utils.subgroup_measures import macro_std, worst_cells
+from d3s_utils.zoo_measures import effective_robustness
+
+_ENUMERATED = 14  # foregrounds that differ, up to which all 2^n flips are tried
+_ENDS = ("", "_low", "_high")
+LEADERBOARD_COLUMNS = [
+    "model", "group", "parameters", "foregrounds", "pictures",
+    *(f"{measure}_{kind}{end}" for measure in MEASURES for kind in ("original", "shifted", "drop") for end in _ENDS),
+    *(f"{name}{end}" for name in ("relative", "effective_robustness") for end in _ENDS),
+    "worst_background", *(f"worst_background_accuracy{end}" for end in _ENDS),
+    "worst_cell", *(f"worst_cell_accuracy{end}" for end in _ENDS),
+    *(f"macro_std{end}" for end in _ENDS), "macro_std_chance", "p_bootstrap", "p_sign_flip", "p_holm",
+]  # fmt: skip
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Return p-values adjusted by Holm's method, which bounds the chance of even one false claim.
+
+    Args:
+        p_values: In [0, 1], shape (n,).
+
+    Raises:
+        ValueError: If the input is empty, not one-dimensional or outside [0, 1].
+
+    Source: Holm 1979; statsmodels' `multipletests`.
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    if p_values.ndim != 1 or not p_values.size or not ((p_values >= 0) & (p_values <= 1)).all():
+        raise ValueError(f"p_values must be a row of numbers in [0, 1], got {p_values}")
+    return multipletests(p_values, method="holm")[1]
+
+
+def sign_flip_p(differences: np.ndarray, *, seed: int, flips: int = 9999) -> np.ndarray:
+    """Return two-sided p-values of the hypothesis that differences are as likely to be d as -d.
+
+    The sum of differences is compared with its sums after flipping signs at random; the whole row of a foreground
+    flips at once. Where at most 14 differences are not zero, all flips are tried and p is exact; otherwise p is
+    (flips at least as extreme + 1) / (flips + 1), which is never 0.
+
+    Args:
+        differences: A row a foreground, a column a model, shape (n, k).
+        flips: Number of random flips.
+
+    Returns:
+        Shape (k,), in (0, 1].
+
+    Raises:
+        ValueError: If the shape is wrong, a difference is not finite or `flips` is below 1.
+
+    Source: Phipson & Smyth 2010, doi:10.2202/1544-6115.1585 (why to add one).
+    """
+    differences = np.asarray(differences, dtype=float)
+    if differences.ndim != 2 or not differences.size or not np.isfinite(differences).all():
+        raise ValueError(f"differences must be finite, shape (n, k) with n, k > 0, got shape {differences.shape}")
+    if flips < 1:
+        raise ValueError(f"flips must be at least 1, got {flips}")
+    observed = np.abs(differences.sum(0)) - 1e-9  # sums in another order differ in their last digits
+    random, extreme, done = numpy_generator(seed, "sign flips"), np.zeros(differences.shape[1]), 0
+    while done < flips:
+        count = min(flips - done, max(1, 5_000_000 // len(differences)))
+        signs = 2.0 * random.integers(0, 2, (count, len(differences)), dtype=np.int8) - 1
+        extreme += (np.abs(signs @ differences) >= observed).sum(0)
+        done += count
+    p_values = (extreme + 1) / (flips + 1)
+    for column, values in enumerate(differences.T):
+        moved = values[values != 0]
+        if len(moved) <= _ENUMERATED:
+            bits = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
+            p_values[column] = (np.abs((2.0 * bits - 1) @ moved) >= observed[column]).mean()
+    return p_values
+
+
+def drop_tests(
+    scores: pd.DataFrame, *, measure: str = "top1", seed: int, samples: int = 2000, flips: int = 9999
+) -> pd.DataFrame:
+    """Return each model's drop from original to shifted pictures, and how likely chance alone makes one as large.
+
+    Pictures of one guide are not independent, so a foreground is what counts. `p_bootstrap` belongs to `drop` and its
+    interval: foregrounds are drawn with replacement, pictures count alike. `p_sign_flip` asks the same of another mean,
+    in which *foregrounds* count alike, however many of their pictures were kept: a foreground of which few were kept is
+    a hard one, so the two may differ. Its null hypothesis: a foreground's accuracy on its originals minus that on its
+    shifted pictures is as likely to be d as -d. With several shifted pictures a foreground, "no drop" makes the
+    differences average 0 but not exactly symmetric, so it is right for many foregrounds rather than for few.
+    `p_mcnemar` compares the original with *one* shifted picture a foreground, which is exact but looks at less.
+
+    Args:
+        scores: From `evaluation.paired_scores`: each foreground has originals and shifted pictures.
+        measure: A key of `evaluation.MEASURES`.
+        seed: The run's seed.
+        samples: Bootstrap draws of foregrounds.
+        flips: See `sign_flip_p`.
+
+    Returns:
+        A row a model: `model`, `original`, `shifted` (accuracies), `drop`, `drop_low`, `drop_high`, `relative` (shifted
+        over original; NaN where that is 0), `relative_low`, `relative_high`, `foregrounds`, `pictures` (shifted),
+        `p_bootstrap`, `p_mcnemar`, `p_sign_flip`, `p_holm` (`p_bootstrap` adjusted for the number of models).
+
+    Raises:
+        ValueError: If a foreground lacks one kind, or scores are unusable (see `foreground_bootstrap.known_scores`).
+    """
+    known = known_scores(scores, measure)
+    means = known.pivot_table(index="foreground_id", columns=["model", "kind"], values="right", aggfunc="mean")
+    one_each = _one_picture(known, seed=seed)
+    rows, differences = [], []
+    for model, group in known.groupby("model", sort=True):
+        original, shifted = (group[group["kind"] == kind] for kind in ("original", "shifted"))
+        options = {"seed": seed, "samples": samples}
+        drop, p_bootstrap = paired_test(
+            original["right"], shifted["right"], groups=original["foreground_id"],
+            second_groups=shifted["foreground_id"], **options,
+        )  # fmt: skip
+        row = {"model": model, "original": original["right"].mean(), "shifted": shifted["right"].mean()}
+        row |= {"drop": drop.value, "drop_low": drop.low, "drop_high": drop.high}
+        row |= dict.fromkeys(["relative", "relative_low", "relative_high"], np.nan)
+        if row["original"] > 0:
+            ratio = ratio_of_means(
+                shifted["right"], original["right"], groups=shifted["foreground_id"],
+                second_groups=original["foreground_id"], **options,
+            )  # fmt: skip
+            row |= {"relative": ratio.value, "relative_low": ratio.low, "relative_high": ratio.high}
+        differences.append((means[model]["original"] - means[model]["shifted"]).fillna(0).to_numpy())
+        pairs = group[group["picture_id"].isin(one_each)].pivot(index="foreground_id", columns="kind", values="right")
+        pairs = pairs.reindex(columns=["original", "shifted"])
+        table = pd.crosstab(pairs["original"], pairs["shifted"]).reindex(index=[0, 1], columns=[0, 1], fill_value=0)
+        row |= {"foregrounds": drop.n, "pictures": len(shifted)}
+        rows.append(row | {"p_bootstrap": p_bootstrap, "p_mcnemar": mcnemar(table, exact=True).pvalue})
+    found = pd.DataFrame(rows)
+    p_values = sign_flip_p(np.column_stack(differences), seed=seed, flips=flips)
+    return found.assign(p_sign_flip=p_values, p_holm=holm(found["p_bootstrap"].to_numpy()))
+
+
+def leaderboard(
+    scores: pd.DataFrame,
+    *,
+    groups: Mapping[str, str],
+    parameters: Mapping[str, float] | None = None,
+    baseline: Collection[str] | None = None,
+    minimum: int = 10,
+    seed: int,
+    samples: int = 2000,
+) -> pd.DataFrame:
+    """Return all measures of all models, one row a model, the best on shifted pictures (top-1) first.
+
+    Args:
+        scores: From `evaluation.paired_scores`.
+        groups: Model -> its group, such as ``transformer``; each model needs one.
+        parameters: Model -> its number of parameters; NaN where unknown.
+        baseline: See `effective_robustness`.
+        minimum: See `worst_cells`.
+        seed: The run's seed.
+        samples: Bootstrap draws of foregrounds.
+
+    Returns:
+        The columns `LEADERBOARD_COLUMNS`, where ``_low`` and ``_high`` end an interval: `model`, `group`, `parameters`,
+        `foregrounds`, `pictures` (shifted); ``<measure>_original``, ``_shifted``, ``_drop`` for top1, top5 and in9 (NaN
+        where not known); `relative` and `effective_robustness` (top-1); `worst_background`, `worst_cell` (class ×
+        background) with their ``_accuracy``; `macro_std`, `macro_std_chance`; `p_bootstrap`, `p_sign_flip`,
+        `p_holm` (top-1 drop).
+
+    Raises:
+        ValueError: If a model has no group, or scores are unusable.
+    """
+    columns = ["model", "value", "low", "high"]
+    board = drop_tests(scores, seed=seed, samples=samples)
+    lost = sorted(set(board["model"]) - set(groups))
+    if lost:
+        raise ValueError(f"groups must name the group of each model, got none for {lost[0]!r}")
+    board["group"], board["parameters"] = board["model"].map(groups), board["model"].map(parameters or {})
+    accuracy = accuracy_table(scores)
+    drops = drop_table(scores, seed=seed, samples=samples).assign(kind="drop")
+    for (measure, kind), part in pd.concat([accuracy, drops]).groupby(["measure", "kind"]):
+        board = _joined(board, part[columns], f"{measure}_{kind}")
+    line = effective_robustness(accuracy, baseline=baseline, scores=scores, seed=seed, samples=samples)
+    line = line[["model", "effective_robustness", "low", "high"]].set_axis(columns, axis=1)
+    spread = macro_std(scores, seed=seed, samples=samples)
+    board = _joined(_joined(board, line, "effective_robustness"), spread[columns], "macro_std")
+    board["macro_std_chance"] = board["model"].map(spread.set_index("model")["chance"])
+    for name, by in (("worst_background", ["background"]), ("worst_cell", ["class_name", "background"])):
+        worst = worst_cells(scores, by, minimum=minimum)
+        board = _joined(board, worst[columns], f"{name}_accuracy")
+        board[name] = board["model"].map(worst.set_index("model")["cell"])
+    board = board.reindex(columns=LEADERBOARD_COLUMNS)
+    return board.sort_values(["top1_shifted", "model"], ascending=[False, True]).reset_index(drop=True)
+
+
+def _joined(board: pd.DataFrame, table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the board with `value`, `low` and `high` of the table under `name`."""
+    return board.merge(table.set_axis(["model", *(name + end for end in _ENDS)], axis=1), on="model", how="left")
+
+
+def _one_picture(known: pd.DataFrame, *, seed: int) -> set[str]:
+    """Return the ids of one picture of each kind of each foreground, the same for all models."""
+    pictures = known[["foreground_id", "kind", "picture_id"]].drop_duplicates().sort_values("picture_id")
+    random = numpy_generator(seed, "one shifted picture a foreground").random(len(pictures))
+    pictures = pictures.assign(order=random).sort_values("order")
+    return set(pictures.drop_duplicates(["foreground_id", "kind"])["picture_id"])
