@@ -7,8 +7,10 @@ from matplotlib.figure import Figure
 
 from d3s_utils.accuracy_figures import MODEL_COLORS
 from d3s_utils.backgrounds_challenge import Backgrounds, Foregrounds
+from d3s_utils.classifiers import read_picture
 from d3s_utils.figures import picture_grid
-from d3s_utils.in9_variants import VARIANTS, VariantPlan, fitted, paste, render_variant
+from d3s_utils.image_sets import ImageSet
+from d3s_utils.in9_variants import VARIANTS, fitted, paste
 from d3s_utils.taxonomy import IN9
 
 _GREY = "0.35"
@@ -49,24 +51,30 @@ def draw_variant_accuracy(table: pd.DataFrame, ax: Axes, *, title: str, chance: 
     return ax
 
 
-def variant_sheet(plan: VariantPlan, *, title: str, cell_pixels: int = 96) -> Figure:
-    """Draw the first picture of each class in all its variants, a row a class.
+def variant_sheet(images: ImageSet, *, title: str, cell_pixels: int = 96) -> Figure:
+    """Draw one object of each class in all variants, a row a class: the first that has most of them.
 
     Args:
-        plan: From `in9_variants.make_variants`.
+        images: From `image_sets.read_in9`.
         title: What the sheet shows.
         cell_pixels: Side of a picture in the sheet, in pixels.
     """
-    table = plan.table.reset_index(drop=True)
-    variants = list(dict.fromkeys(table["variant"]))
-    classes = [name for name in IN9 if name in set(table["superclass"])]
+    table = images.table.assign(place=range(len(images)))
+    variants = [name for name in VARIANTS if name in set(table["variant"])]
+    classes = [name for name in IN9 if name in set(table["in9"])]
     cells = []
     for superclass in classes:
-        rows = table[table["superclass"] == superclass]
-        rows = rows[rows["picture_id"] == rows["picture_id"].iloc[0]]
-        cells.append([fitted(render_variant(plan, place), (cell_pixels, cell_pixels)) for place in rows.index])
+        rows = table[table["in9"] == superclass]
+        fullest = rows.groupby("foreground_id", sort=False)["variant"].nunique().idxmax()
+        shown = rows[rows["foreground_id"] == fullest]
+        places = shown.drop_duplicates("variant").set_index("variant")["place"]
+        cells.append([_cell(images, places.get(name), cell_pixels) for name in variants])
     columns = [name.replace("_", " ") for name in variants]
     return picture_grid(cells, row_names=classes, column_names=columns, title=title)
+
+
+def _cell(images: ImageSet, place: int | None, side: int) -> np.ndarray | None:
+    return None if place is None else fitted(np.asarray(read_picture(images.pictures[place])), (side, side))
 
 
 def turned_sheet(

@@ -138,6 +138,8 @@ def notebook_jobs(settings: Settings) -> list[NotebookJob]:
         places = [getattr(settings, name) for name in SOURCES if name in NOTEBOOK_SETTINGS[stem]]
         if "image_sets" in NOTEBOOK_SETTINGS[stem]:
             places += [entry.partition(":")[2] for entry in settings.image_sets]
+        if "classifiers" in NOTEBOOK_SETTINGS[stem]:
+            places += settings.classifiers
         sources = tuple(Path(place) for place in places if place and Path(place).exists())
         jobs.append(NotebookJob(notebook, needs, settings.of_notebook(stem), sources))
     return jobs

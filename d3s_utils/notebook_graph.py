@@ -111,16 +111,16 @@ def fingerprints(jobs: Sequence[NotebookJob]) -> dict[str, str]:
     """Return a hash, by stem, of all that a notebook's results hang on.
 
     That is its parameters, its cells, the modules that they import (and those that these import), its `sources`,
-    the weights in ``d3s_utils/models`` that its modules name, and the fingerprints of the notebooks it needs.
+    the weights in ``d3s_utils/models`` and lists in ``d3s_utils/zoos`` that its modules name, and the fingerprints of
+    the notebooks it needs.
     """
     found: dict[str, str] = {}
     for job in jobs:
         cells = notebook_cells(job.notebook)
         modules = sorted(needed_modules("\n".join(text for kind, text in cells if kind == "code")))
         code = {name: (PACKAGE / f"{name}.py").read_text(encoding="utf-8") for name in modules}
-        weights = [
-            path for path in sorted(PACKAGE.glob("models/*")) if any(path.stem in text for text in code.values())
-        ]
+        shipped = sorted([*PACKAGE.glob("models/*"), *PACKAGE.glob("zoos/*")])
+        weights = [path for path in shipped if any(path.stem in text for text in code.values())]
         content = {
             "parameters": _parameters_file(job),
             "cells": cells,

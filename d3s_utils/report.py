@@ -25,7 +25,7 @@ TRAINING_STEM = "00_train_mini_diffusion"
 # A metric with one of these words is a share of 1 and is shown in percent; a drop in percentage points.
 _OF_VOTES = ("krippendorff_alpha/", "filter_")  # metrics of notebook 03 that rest on votes
 _SHARES = {
-    "acceptance", "accuracy", "agreement", "from", "in9", "kept", "precision", "rate", "recall", "share", "top1",
+    "acceptance", "accuracy", "agreement", "from", "gap", "in9", "kept", "precision", "rate", "recall", "share", "top1",
     "top5",
 }  # fmt: skip
 WEBP_LIMIT = 16_383  # pixels on a side
@@ -181,7 +181,7 @@ def number_row(name: str, estimate: Estimate) -> Row:
     if not words & _SHARES or max(abs(estimate.low), abs(estimate.high)) > 1:
         return Row(readable, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}", n)
     low, middle, high = (100 * part for part in (estimate.low, estimate.value, estimate.high))
-    unit = "points" if "drop" in words else "%"
+    unit = "points" if words & {"drop", "gap"} else "%"
     scale = (low, middle, high) if low >= 0 else (None, None, None)
     return Row(readable, f"{middle:.1f} {unit}", f"{low:.1f} to {high:.1f}", n, *scale)
 

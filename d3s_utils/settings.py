@@ -199,6 +199,11 @@ class Settings(BaseModel):
             raise ValueError(f"must be like kind:folder, {wrong[0]!r} is not")
         return tuple(f"{kind}:{_place(place)}" for kind, _, place in (entry.partition(":") for entry in value))
 
+    @field_validator("classifiers")
+    @classmethod
+    def _find_classifiers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _once(tuple(_place(name) for name in value))
+
     @field_validator("classes", mode="before")
     @classmethod
     def _name_all_classes(cls, value: Any) -> Any:

@@ -15,7 +15,8 @@ from d3s_utils.backgrounds_challenge import (
     variant_accuracy,
 )
 from d3s_utils.challenge_figures import draw_variant_accuracy, turned_sheet, variant_sheet
-from d3s_utils.in9_variants import VARIANTS, make_variants, paste
+from d3s_utils.image_sets import read_in9
+from d3s_utils.in9_variants import VARIANTS, make_variants, paste, write_variants
 from d3s_utils.intervals import clustered_wilson, paired_difference, wilson
 from d3s_utils.taxonomy import IN9
 
@@ -321,10 +322,11 @@ def test_the_figure_of_accuracies_shows_the_table():
     plt.close(figure)
 
 
-def test_the_sheets_show_what_they_say():
+def test_the_sheets_show_what_they_say(tmp_path):
     foregrounds, backgrounds = sets()
     plan = make_variants(foregrounds.pictures, foregrounds.masks, foregrounds.superclasses, seed=0, ids=foregrounds.ids)
-    figure = variant_sheet(plan, title="all variants", cell_pixels=24)
+    write_variants(tmp_path, plan, progress=False)
+    figure = variant_sheet(read_in9(tmp_path), title="all variants", cell_pixels=24)
     ax = figure.axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == list(CLASSES)
     assert [label.get_text() for label in ax.get_xticklabels()] == [name.replace("_", " ") for name in VARIANTS]

@@ -8,15 +8,20 @@ from statsmodels.stats.proportion import proportion_confint
 
 from d3s_utils.evaluation import (
     accuracy_table,
+    benchmark_accuracy,
     cell_table,
     drop_table,
     evaluation_metrics,
     metric_prefix,
+    missed_by_all,
+    overview_table,
     paired_scores,
     photo_accuracy,
+    picture_set,
     read_pictures,
 )
 from d3s_utils.one_pass import score_logits
+from d3s_utils.robustness_measures import leaderboard
 from d3s_utils.taxonomy import IN9, IN9_OF_INDEX, imagenet_class
 
 LION, TIGER, TENCH = (imagenet_class(name).index for name in ("lion", "tiger", "tench"))
@@ -133,6 +138,48 @@ def test_photo_accuracy_by_hand():
     by_severity = photo_accuracy(scores, by=["severity"]).set_index(["severity", "measure"])
     assert by_severity.loc[(1, "in9"), "value"] == pytest.approx(2 / 3)
     assert by_severity.loc[(2, "top1"), "value"] == 0
+
+
+def test_what_everybody_misses_is_said_with_what_they_say(scores):
+    missed, shown = missed_by_all(paired_scores(scores))
+    assert (len(missed), shown) == (0, 4), "one model is always right"
+    sometimes = scores[scores["model"] == "sometimes"]
+    missed, shown = missed_by_all(paired_scores(sometimes))
+    assert missed["picture_id"].tolist() == ["acave", "bcave", "bsnow"]
+    assert missed["caption"][0] == "lion, cave\n→ tench"
+    assert shown == 4
+
+
+def test_a_benchmark_is_measured_in_the_groups_that_it_has():
+    photos = pd.DataFrame({"imagenet_index": [LION] * 4, "in9": ["carnivore"] * 4, "severity": [1, 1, 2, 2]})
+    photos["corruption"] = "fog"
+    table = benchmark_accuracy(scores_of(photos, model=[1, 1, 0, 1])).query("measure == 'top1'")
+    found = dict(zip(table["group"], table["value"], strict=True))
+    assert found == {"": 0.75, "severity=1": 1.0, "severity=2": 0.5}, "one corruption makes no groups"
+
+
+def test_the_overview_sets_photos_beside_dreamt_pictures(scores):
+    paired = paired_scores(scores)
+    board = leaderboard(paired, groups={"always": "a", "sometimes": "b"}, minimum=1, seed=0, samples=100)
+    photos = photo_accuracy(scores_of(pictures_table(), always=[1] * 9, sometimes=[1] * 3 + [0] * 6))
+    table = overview_table(board, photos.assign(photos="Some photos, 64 px")).set_index("model")
+    assert table.loc["sometimes", "top1_on_Some_photos_64_px"] == pytest.approx(1 / 3)
+    assert table.loc["sometimes", ["top1_original", "top1_shifted", "top1_drop"]].tolist() == [1.0, 0.25, 0.75]
+    assert "p_holm" in table
+    assert not any("photos" in name for name in overview_table(board))
+    drops = drop_table(paired, seed=0)
+    metrics = evaluation_metrics(accuracy_table(paired), drops, photos.assign(photos="x"), board=board)
+    assert metrics["sometimes/top1_on_photos_1"].value == pytest.approx(1 / 3)
+    assert metrics["sometimes/relative_accuracy"].value == pytest.approx(0.25)
+    assert metrics["always/worst_background_accuracy"].value == 1.0
+    assert "always/effective_robustness" not in metrics, "two models make no line"
+
+
+def test_the_pictures_are_a_set_of_files(tmp_path):
+    pictures = pictures_table().assign(file=[f"{k}.png" for k in range(9)])
+    images = picture_set(pictures, root=tmp_path)
+    assert images.pictures[8] == tmp_path / "8.png"
+    assert set(images.table.columns) >= {"kind", "background", "keep", "foreground_id"}
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ FLOORS = {
         "generator_quality", "job", "manifest", "one_pass", "reference_photos",
     ),
     5: (
-        "annotation_answers", "annotation_pages", "d3s_import", "diffusion_training", "foreground_bootstrap",
-        "generation", "one_pass_speed", "validation",
+        "annotation_answers", "annotation_pages", "challenge_inputs", "d3s_import", "diffusion_training",
+        "foreground_bootstrap", "generation", "one_pass_speed", "validation",
     ),
     6: (
         "annotation", "d3s_layout", "generation_speed", "paste_biases", "people", "subgroup_measures",

@@ -1,5 +1,7 @@
 """Notebook 04 through papermill, on a tiny made-up data set."""
 
+import json
+
 import pandas as pd
 import papermill
 import pytest
@@ -8,36 +10,71 @@ from tiny_outputs import tiny_settings, write_tiny_outputs
 from d3s_utils.metrics import read_metrics
 
 
+def run_it(tmp_path, root, **parameters):
+    return papermill.execute_notebook(
+        str(root / "notebooks" / "04_classifier_evaluation.ipynb"), str(tmp_path / "04.ipynb"), cwd=str(root),
+        parameters={
+            "output_dir": str(tmp_path), "classifiers": ["tf_efficientnet_lite0"],
+            "bootstrap_samples": 100, "focus_pictures": 3, "device": "cpu", **parameters,
+        },
+        progress_bar=False,
+    )  # fmt: skip
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize("own_photos", [False, True])
 def test_it_measures_a_drop(tmp_path, root, monkeypatch, own_photos):
     monkeypatch.setenv("D3S_SHARED_DATA", str(tmp_path / "nothing"))
     settings = tiny_settings(tmp_path, guides_per_class_train=1, guides_per_class_val=2)
     write_tiny_outputs(settings)
-    photos = {}
+    more = {}
     if own_photos:
         foregrounds = pd.read_parquet(settings.folder("01_compositing") / "foregrounds.parquet")
         for row in foregrounds.itertuples():
-            target = tmp_path / "photos" / row.synset / f"{row.foreground_id}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((settings.run_folder / row.file).read_bytes())
-        photos = {"real_photos": str(tmp_path / "photos")}
-    executed = papermill.execute_notebook(
-        str(root / "notebooks" / "04_classifier_evaluation.ipynb"), str(tmp_path / "04.ipynb"), cwd=str(root),
-        parameters={
-            "output_dir": str(tmp_path), "classifiers": ["tf_efficientnet_lite0"], "bootstrap_samples": 100,
-            "device": "cpu", **photos,
-        },
-        progress_bar=False,
-    )  # fmt: skip
+            for target in (
+                tmp_path / "photos" / row.synset / f"{row.foreground_id}.png",
+                tmp_path / "corrupted" / "fog" / "3" / row.synset / f"{row.foreground_id}.png",
+            ):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((settings.run_folder / row.file).read_bytes())
+        zoo = tmp_path / "zoo.yaml"
+        entries = [
+            {"name": "lite0", "group": "supervised conv", "kind": "timm", "source": "tf_efficientnet_lite0"},
+            {"name": "gone", "group": "transformer", "kind": "timm", "source": str(tmp_path / "no_such_folder")},
+        ]
+        zoo.write_text(json.dumps(entries))
+        more = {
+            "real_photos": str(tmp_path / "photos"), "image_sets": [f"imagenet_c:{tmp_path / 'corrupted'}"],
+            "classifiers": [str(zoo), "tf_efficientnet_lite1"],
+        }  # fmt: skip
+    executed = run_it(tmp_path, root, **more)
     folder = settings.folder("04_classifier_evaluation")
-    metrics = read_metrics(folder / "metrics.json")["metrics"]
-    names = {f"tf_efficientnet_lite0/{m}_{k}" for m in ("top1", "top5", "in9") for k in ("original", "shifted", "drop")}
-    assert set(metrics) == names
-    assert metrics["tf_efficientnet_lite0/top1_original"].n == 4
-    assert metrics["tf_efficientnet_lite0/top1_shifted"].n == 8
-    assert len(pd.read_parquet(folder / "predictions.parquet")) == 12
+    record = read_metrics(folder / "metrics.json")
+    metrics, models = record["metrics"], ["lite0", "tf_efficientnet_lite1"] if own_photos else ["tf_efficientnet_lite0"]
+    names = {f"{model}/{m}_{k}" for model in models for m in ("top1", "top5", "in9")
+             for k in ("original", "shifted", "drop")}  # fmt: skip
+    assert names | {"one_pass_time_ratio"} <= set(metrics)
+    assert metrics[f"{models[0]}/top1_original"].n == 4
+    assert metrics[f"{models[0]}/top1_shifted"].n == 8
+    assert f"{models[0]}/foreground_focus" in metrics
+    assert set(record["provenance"]["weights"]) == set(models)
+    assert len(pd.read_parquet(folder / "predictions.parquet")) == 12 * len(models)
     text = "".join(str(output) for cell in executed.cells for output in cell.get("outputs", []))
     assert ("No real photos here" in text) is not own_photos
     assert (folder / "real_photos.parquet").exists() is own_photos
-    assert {"original_and_shifted.png", "drops.png"} <= {path.name for path in folder.glob("*.png")}
+    board, overview = (pd.read_csv(folder / f"{name}.csv") for name in ("leaderboard", "overview"))
+    assert set(board["model"]) == set(overview["model"]) == set(models)
+    unavailable = pd.read_csv(folder / "unavailable.csv")
+    assert unavailable["name"].tolist() == (["gone"] if own_photos else [])
+    figures = {"original_and_shifted.png", "drops.png", "drops_sorted.png", "accuracy_by_place.png", "saliency.png"}
+    assert figures <= {path.name for path in folder.glob("*.png")}
+    if own_photos:
+        corrupted = pd.read_parquet(folder / "image_sets.parquet")
+        assert set(corrupted["model"]) == set(models)
+        assert (folder / "error_consistency.png").exists()
+        again = run_it(tmp_path, root, **more)
+        text = "".join(str(output) for cell in again.cells for output in cell.get("outputs", []))
+        assert "0 decoded, 0 answers were new" in text
+        assert read_metrics(folder / "metrics.json")["metrics"] | {"one_pass_time_ratio": 0} == metrics | {
+            "one_pass_time_ratio": 0
+        }
