@@ -52,7 +52,8 @@ def imitate(run_folder: Path, *, limit: int, seed: int) -> Imitation:
     path = Path(run_folder) / "03_validation" / "validated.parquet"
     if not path.is_file():
         raise ValueError(f"{path} is missing: run notebook 03_validation first")
-    chosen = home_pictures(pd.read_parquet(path), limit=limit, seed=seed)
+    validated = pd.read_parquet(path).dropna(subset=["left", "top", "width", "height", "canvas"])
+    chosen = home_pictures(validated, limit=limit, seed=seed)
     pictures, masks, boxes, kinds = [], [], [], []
     for row in chosen.itertuples():
         picture = np.asarray(read_picture(Path(run_folder) / row.file))

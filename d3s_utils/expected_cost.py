@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from d3s_utils.settings import Settings
 
 BYTES_PER_PIXEL = 2.0  # of a png of a photo: about two thirds of its three bytes
-JUDGED_PICTURES_PER_SECOND = {"cpu": 8.0, "gpu": 250.0}  # notebooks 03 to 05 together, all classifiers
+JUDGED_PICTURES_PER_SECOND = {"cpu": 6.0, "gpu": 200.0}  # notebooks 03 to 07 together, the bundled classifiers
 BUNDLED_STEPS_PER_SECOND = 70.0  # pictures x denoising steps, guided, on two cores
 STABLE_DIFFUSION_STEPS_PER_SECOND = 25.0  # the same at 512 px on one data-centre GPU in half precision
-OVERHEAD_SECONDS = 150.0  # starting five kernels, loading models, drawing, training the projection
+OVERHEAD_SECONDS = 180.0  # starting six kernels, loading models, drawing, training the projection
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Cost:
         dreamt_images: Pictures that notebook 02 makes.
         all_images: These, their guides, foregrounds and templates.
         gigabytes: Disk space of them all.
-        hours: Time of the five notebooks.
+        hours: Time of the six notebooks.
         assumptions: What it rests on, one sentence each.
     """
 
