@@ -23,7 +23,7 @@ LIGHT = (  # a few million multiplications each
     "lcnet_035", "lcnet_050", "lcnet_075", "mobilenetv3_small_050", "mobilenetv3_small_075", "mobilenetv3_small_100",
     "mobilenetv4_conv_small_035", "mobilenetv4_conv_small_050",
 )  # fmt: skip
-LIGHT_SIDE = 128  # pixels that they look at
+LIGHT_SIDE = 96  # pixels that they look at
 PHOTO_SIZE = (500, 375)  # of most ImageNet photos
 
 

@@ -83,10 +83,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a notebook: caption, its file below the run's folder (if it is there), columns, and rows of cells."""
+    """A table of a notebook: caption, its file below the run's folder (if it is there), columns, and rows of cells.
+
+    `shares` tells whether it has shares, which are shown in percent.
+    """
 
     caption: str
     file: str
+    shares: bool
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
@@ -201,7 +205,8 @@ def read_table(path: Path, *, root: Path) -> Table:
     columns = tuple(Column(_words(name), pd.api.types.is_numeric_dtype(frame[name])) for name in names)
     rows = tuple(tuple(_cell(row, name) for name in names) for row in frame.to_dict("records"))
     file = urllib.parse.quote(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
-    return Table(_words(path.stem).capitalize(), file, columns, rows)
+    shares = any(_is_share(name) and column.number for name, column in zip(names, columns, strict=True))
+    return Table(_words(path.stem).capitalize(), file, shares, columns, rows)
 
 
 def _cell(row: Mapping[str, Any], name: str) -> Cell:
@@ -210,10 +215,14 @@ def _cell(row: Mapping[str, Any], name: str) -> Cell:
         return Cell("–", "")
     if isinstance(value, str):
         return Cell(value, value)
-    shares = set(name.split("_")) & (_SHARES | {"drop"}) and abs(value) <= 1 and isinstance(value, float)
-    numbers = [f"{100 * part:.1f}" if shares else f"{part:.4g}" if isinstance(part, float) else f"{part:,}"
+    share = _is_share(name) and abs(value) <= 1 and isinstance(value, float)
+    numbers = [f"{100 * part:.1f}" if share else f"{part:.4g}" if isinstance(part, float) else f"{part:,}"
                for part in (value, low, high) if part is not None and not pd.isna(part)]  # fmt: skip
     return Cell(numbers[0] + (f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""), repr(float(value)))
+
+
+def _is_share(name: str) -> bool:
+    return bool(set(name.split("_")) & (_SHARES | {"drop"}))
 
 
 def _words(name: str) -> str:

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from skimage.color import rgb2lab
 
-from d3s_utils.figures import BACKGROUND_COLORS, contact_sheet, picture_grid, save_figure
+from d3s_utils.figures import BACKGROUND_COLORS, captioned_sheet, contact_sheet, picture_grid, save_figure
 from d3s_utils.taxonomy import BACKGROUNDS
 
 SIGHT = {  # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB
@@ -82,4 +82,20 @@ def test_picture_grid_and_saved_figure(tmp_path):
     assert Image.open(save_figure(figure, tmp_path / "sheet.jpg")).format == "JPEG"
     with pytest.raises(ValueError, match=r"path must end in \.png or \.jpg, got 'figure\.pdf'"):
         save_figure(figure, tmp_path / "figure.pdf")
+    plt.close(figure)
+
+
+def test_captioned_pictures_have_their_words_below(tmp_path):
+    for number in range(3):
+        Image.fromarray(np.full((20, 20, 3), 60 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    table = pd.DataFrame({"file": [f"{n}.png" for n in range(3)], "caption": ["a lion\n→ cat", "b", "c " * 40]})
+    figure = captioned_sheet(table, root=tmp_path, title="three pictures", columns=2)
+    assert figure.get_suptitle() == "three pictures"
+    assert len(figure.axes) == 4
+    assert [ax.get_xlabel().split("\n")[0] for ax in figure.axes[:2]] == ["a lion", "b"]
+    assert "\n" in figure.axes[2].get_xlabel(), "long captions are wrapped"
+    assert np.asarray(figure.axes[1].images[0].get_array())[0, 0].tolist() == [60, 60, 60]
+    assert not figure.axes[3].images
+    with pytest.raises(ValueError, match="table must have a picture"):
+        captioned_sheet(table.iloc[:0], root=tmp_path, title="none")
     plt.close(figure)

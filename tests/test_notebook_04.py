@@ -62,7 +62,7 @@ def test_it_measures_a_drop(tmp_path, root, monkeypatch, own_photos):
     text = "".join(str(output) for cell in executed.cells for output in cell.get("outputs", []))
     assert ("No real photos here" in text) is not own_photos
     assert (folder / "real_photos.parquet").exists() is own_photos
-    board, overview = (pd.read_csv(folder / f"{name}.csv") for name in ("leaderboard", "overview"))
+    board, overview = (pd.read_csv(folder / f"{name}.csv") for name in ("leaderboard", "accuracy_overview"))
     assert set(board["model"]) == set(overview["model"]) == set(models)
     unavailable = pd.read_csv(folder / "unavailable.csv")
     assert unavailable["name"].tolist() == (["gone"] if own_photos else [])

@@ -119,6 +119,11 @@ def test_a_table_has_intervals_in_its_cells(settings):
         ["b", "5.0 [-1.0, 10.0]", "cave"], ["a", "20.0 [10.0, 30.0]", "<night>"], ["c", "–", "–"],
     ]  # fmt: skip
     assert table.file == "04_classifier_evaluation/leaderboard.csv"
+    assert table.shares
+    path.write_text("way,seconds,pictures\none,1.23456,1200\n")
+    table = read_table(path, root=settings.run_folder)
+    assert not table.shares
+    assert [cell.text for cell in table.rows[0]] == ["one", "1.235", "1,200"]
     assert "&lt;night&gt;" in page_of(settings)
 
 
