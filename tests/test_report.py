@@ -120,11 +120,11 @@ def test_a_table_has_intervals_in_its_cells(settings):
     ]  # fmt: skip
     assert table.file == "04_classifier_evaluation/leaderboard.csv"
     assert table.shares
+    assert "&lt;night&gt;" in page_of(settings)
     path.write_text("way,seconds,pictures\none,1.23456,1200\n")
     table = read_table(path, root=settings.run_folder)
     assert not table.shares
     assert [cell.text for cell in table.rows[0]] == ["one", "1.235", "1,200"]
-    assert "&lt;night&gt;" in page_of(settings)
 
 
 def test_without_tables_there_is_no_script(settings):
