@@ -55,8 +55,10 @@ class Foregrounds:
         shapes = {np.shape(picture) for picture in self.pictures}
         if len(shapes) > 1:
             raise ValueError(f"foregrounds must be of one size, to stand in one batch, got {sorted(shapes)[:5]}")
-        for name, mask in zip(self.ids, self.masks, strict=True):
+        for name, mask, picture in zip(self.ids, self.masks, self.pictures, strict=True):
             object_box(mask, name=name)
+            if np.shape(mask) != np.shape(picture)[:2]:
+                raise ValueError(f"masks must fit their pictures, got {np.shape(mask)} for {name}: {np.shape(picture)}")
 
 
 @dataclass(frozen=True)

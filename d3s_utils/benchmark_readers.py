@@ -357,10 +357,10 @@ def list_counteranimal(folder: Path) -> Listing:
         kind, _, background = parts[1].partition("-")
         if len(parts) != 3 or kind not in ("common", "counter") or not background:
             return "it must lie in a folder common-BACKGROUND or counter-BACKGROUND of its class"
-        return *labels, kind, background
+        return *labels, kind, background, "/".join(parts)  # each photo has an object of its own
 
     advice = "CounterAnimal's folders, such as '9 ostrich/common-ground'"
-    found = list_files(folder, row_of, ["kind", "background"], advice=advice)
+    found = list_files(folder, row_of, ["kind", "background", "foreground_id"], advice=advice)
     kinds = found.table.groupby("class_name")["kind"].agg(set)
     for name, here in kinds.items():
         for lacking in sorted({"common", "counter"} - here):

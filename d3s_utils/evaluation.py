@@ -121,15 +121,11 @@ def cell_table(scores: pd.DataFrame, by: Sequence[str], *, measure: str = "top1"
         The columns `by`, `measure`, `value`, `low`, `high`, `n`.
     """
     known = scores[scores["kind"] == "shifted"].dropna(subset=_column(measure))
-    clustered = "class_name" not in by or "background" not in by or "model" not in by
     rows = []
     for key, cell in known.groupby(list(by), sort=False):
-        outcomes = cell[_column(measure)]
-        share = (
-            clustered_wilson(outcomes, cell["foreground_id"]) if clustered else wilson(int(outcomes.sum()), len(cell))
-        )
+        share = clustered_wilson(cell[_column(measure)], cell["foreground_id"])
         rows.append({**dict(zip(by, key, strict=True)), "measure": measure, **vars(share)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*by, "measure", "value", "low", "high", "n"])
 
 
 def missed_by_all(scores: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -158,7 +154,8 @@ def missed_by_all(scores: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def benchmark_accuracy(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy on another data set, for each group that its layout tells (corruption, background, …).
+    """Return accuracy on another data set, for each group that its layout tells (corruption, background, …), and all
+    together.
 
     Returns:
         `model`, `group` (what it is a group of, such as ``corruption=fog severity=3``; empty: all pictures), and the
@@ -167,10 +164,10 @@ def benchmark_accuracy(scores: pd.DataFrame) -> pd.DataFrame:
     parts = [photo_accuracy(scores).assign(group="")]
     names = [name for name in ("kind", "variant", "background", "corruption", "severity") if name in scores]
     names = [name for name in names if scores[name].nunique() > 1]
-    if names:
-        found = photo_accuracy(scores, by=names)
-        words = [" ".join(f"{name}={row[name]}" for name in names) for row in found.to_dict("records")]
-        parts.append(found.drop(columns=names).assign(group=words))
+    for by in [[name] for name in names] + ([names] if len(names) > 1 else []):
+        found = photo_accuracy(scores, by=by)
+        words = [" ".join(f"{name}={row[name]}" for name in by) for row in found.to_dict("records")]
+        parts.append(found.drop(columns=by).assign(group=words))
     return pd.concat(parts, ignore_index=True)[["model", "group", "measure", "value", "low", "high", "n"]]
 
 
@@ -224,9 +221,10 @@ def evaluation_metrics(
     for row in board.to_dict("records") if board is not None else ():
         for name, column in _OF_BOARD.items():
             ends = [row[f"{column}{end}"] for end in ("", "_low", "_high")]
-            found[(row["model"], name)] = [*ends, row["pictures"]]
+            found[(row["model"], name)] = [*ends, row.get(f"{column.removesuffix('_accuracy')}_n", row["pictures"])]
+    prefixes = metric_prefixes(list(dict.fromkeys(model for model, _ in found)))
     return {
-        f"{metric_prefix(model)}/{name}": Estimate(*values)
+        f"{prefixes[model]}/{name}": Estimate(*values)
         for (model, name), values in found.items()
         if np.isfinite(values[:3]).all()
     }
@@ -238,8 +236,25 @@ def metric_prefix(model: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in last).lstrip("_.-") or "model"
 
 
+def metric_prefixes(models: Sequence[str]) -> dict[str, str]:
+    """Return the prefix of each model: `metric_prefix`, or the whole name where two models would share one.
+
+    Raises:
+        ValueError: If even whole names become the same.
+    """
+    short = {model: metric_prefix(model) for model in models}
+    shared = {prefix for prefix in short.values() if list(short.values()).count(prefix) > 1}
+    found = {m: metric_prefix(m.strip("/").replace("/", "_")) if p in shared else p for m, p in short.items()}
+    if len(set(found.values())) < len(found):
+        raise ValueError(f"models must have names that differ in letters or digits, got {', '.join(models)}")
+    return found
+
+
 def photo_accuracy(scores: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the accuracy of each model on labelled photos, with Wilson intervals: photos count as independent.
+    """Return the accuracy of each model on labelled photos, with Wilson intervals.
+
+    Photos count as independent, or, where there is a column `foreground_id` (one photo in many corruptions), as
+    relatives (see `intervals.clustered_wilson`).
 
     Args:
         scores: From `one_pass.evaluate`.
@@ -255,6 +270,8 @@ def photo_accuracy(scores: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFr
             known = group[_column(measure)].dropna()
             if len(known):
                 share = wilson(int(known.sum()), len(known))
+                if "foreground_id" in group:
+                    share = clustered_wilson(known, group.loc[known.index, "foreground_id"].astype(str))
                 rows.append({**dict(zip(names, key, strict=True)), "measure": measure, **vars(share)})
     return pd.DataFrame(rows, columns=[*names, "measure", "value", "low", "high", "n"])
 

@@ -90,7 +90,7 @@ def measure_focus(
             ids = table["foreground_id"].to_numpy()
             found = foreground_focus(maps[model.name], masks, foreground_ids=ids, seed=seed, samples=samples)
             rows.append({"model": model.name, **vars(found), "reason": ""})
-        except ValueError as error:
+        except (ValueError, RuntimeError, AssertionError) as error:  # a network of another build, or no memory
             nothing = dict.fromkeys(("value", "low", "high"), np.nan)
             rows.append({"model": model.name, **nothing, "n": 0, "reason": str(error)})
     return pd.DataFrame(rows, columns=["model", "value", "low", "high", "n", "reason"]), maps

@@ -16,7 +16,7 @@ def known_scores(scores: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Return the rows whose `measure` is known, with a column `right` (1.0, 0.0), in an order that input rows lack.
 
     Args:
-        scores: From `evaluation.score_pictures`.
+        scores: From `one_pass.evaluate`.
         measure: A key of `evaluation.MEASURES`.
 
     Raises:

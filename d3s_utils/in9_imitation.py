@@ -13,17 +13,17 @@ HOMES = {  # superclass -> the background that goes with it here, a different on
 
 
 def home_of_each(validated: pd.DataFrame) -> dict[str, str]:
-    """Return the background of each superclass: `HOMES`, or where it has no validated picture the one with most.
+    """Return the background of each superclass: `HOMES`, or where fewer than two objects are valid there the fullest.
 
     Args:
         validated: See `home_pictures`.
     """
     kept = validated[validated["keep"].astype(bool) & (validated["in9"] != "")]
-    counts = kept.groupby(["in9", "background"]).size()
+    counts = kept.groupby(["in9", "background"])["foreground_id"].nunique()
     homes = {}
     for name in (name for name in IN9 if name in counts.index):
         found = counts[name].reindex(list(BACKGROUNDS)).fillna(0)
-        homes[name] = HOMES[name] if found[HOMES[name]] else str(found.idxmax())
+        homes[name] = HOMES[name] if found[HOMES[name]] >= 2 else str(found.idxmax())
     return homes
 
 
@@ -35,7 +35,7 @@ def home_pictures(validated: pd.DataFrame, *, limit: int, seed: int) -> pd.DataF
 
     Args:
         validated: Notebook 03's ``validated.parquet``.
-        limit: Greatest number of pictures in all.
+        limit: Greatest number of pictures in all, but two a superclass at least.
         seed: Decides which, where there are more.
 
     Returns:

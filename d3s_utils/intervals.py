@@ -52,7 +52,7 @@ def clustered_wilson(outcomes: ArrayLike, groups: ArrayLike, *, confidence: floa
     residuals = np.bincount(codes, weights=outcomes - share)  # one sum per group
     group_count = len(residuals)
     trials = float(group_count)
-    if 0 < share < 1 and group_count > 1:
+    if 0 < share < 1 and 1 < group_count < total:  # where each is a group of its own, all are independent
         between_groups = group_count / (group_count - 1) * np.square(residuals).sum() / total**2
         design_effect = max(1.0, between_groups / (share * (1 - share) / total))
         trials = total / design_effect

@@ -1,5 +1,6 @@
 """Many classifiers over the same pictures in one pass: each picture is read and decoded once, and never shown twice."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from d3s_utils.batching import is_out_of_memory
 from d3s_utils.classifier_zoo import ZooClassifier
 from d3s_utils.classifiers import PictureError, one_batch_ahead, read_picture
 from d3s_utils.devices import choose_device
@@ -87,24 +89,50 @@ def evaluate(
     with ExitStack() as stack:
         if store is not None:
             stack.enter_context(exclusive(Path(store) / ".lock"))
-        books = {model.name: _book_of(model, store, precision, stack) for model in models}
+        books = {model.name: _book_of(model, store, precision, chosen, stack) for model in models}
         found = _Pass(images, books, Counter())
         for wave in waves(models, _budget(chosen, memory_share)):
-            networks = {m.name: _ready(m, chosen, compiled) for m in wave}
-            show = _Shower(networks, chosen, PRECISIONS[precision])
-            found.run(wave, show, batch_size=batch_size, threads=threads or max(2, os.cpu_count() or 2))
-            for model in wave:
-                model.network.to("cpu")
+            show = _Shower(chosen, PRECISIONS[precision], compiled)
+            try:
+                found.run(wave, show, batch_size=batch_size, threads=threads or max(2, os.cpu_count() or 2))
+            finally:
+                for model in wave:
+                    model.network.to("cpu")
     failed = {name for name, _ in found.failed}
     tables = [
-        _scores(images.table, found.answers[model.name]).assign(model=model.name)
+        _scores(images.table, found.answers[model.name], found.known[model.name]).assign(model=model.name)
         for model in models if model.name not in failed
     ]  # fmt: skip
     problems = [(name, "", text) for name, text in found.failed]
     problems += [("", images.table["picture_id"].iloc[place], text) for place, text in sorted(found.unreadable.items())]
-    scores = pd.concat(tables, ignore_index=True) if tables else _scores(images.table, {}).assign(model="")
+    nothing = np.zeros(len(images), bool)
+    empty = _scores(images.table, np.zeros(len(images), ANSWER), nothing).assign(model="")
+    scores = pd.concat(tables, ignore_index=True) if tables else empty
     table = pd.DataFrame(problems, columns=["model", "picture_id", "problem"]).astype(str)
     return Evaluation(scores, table, found.decoded, {name: found.shown[name] for name in names})
+
+
+def without_failed(
+    models: Sequence[ZooClassifier], unavailable: pd.DataFrame, found: Evaluation
+) -> tuple[list[ZooClassifier], pd.DataFrame]:
+    """Return the models that answered, and the table of those that are not to be had with the failed ones added.
+
+    Args:
+        models, unavailable: From `classifier_zoo.load_zoo`.
+        found: Of these models.
+
+    Raises:
+        ValueError: If none answered.
+    """
+    failed = found.problems[found.problems["model"] != ""].set_index("model")["problem"]
+    rows = [
+        {"name": m.name, "group": m.group, "source": m.source, "error": failed[m.name]}
+        for m in models if m.name in failed.index
+    ]  # fmt: skip
+    left = [model for model in models if model.name not in failed.index]
+    if not left:
+        raise ValueError(f"none of {len(models)} classifiers could be shown pictures: {failed.iloc[0]}")
+    return left, pd.concat([unavailable, pd.DataFrame(rows, columns=unavailable.columns)], ignore_index=True)
 
 
 def waves(models: Sequence[ZooClassifier], budget: float) -> list[list[ZooClassifier]]:
@@ -147,7 +175,8 @@ class _Pass:
     def __init__(self, images: ImageSet, books: dict[str, PredictionStore | _MemoryStore], shown: Counter):
         self.images, self.books, self.shown = images, books, shown
         self.labels = images.table["imagenet_index"].to_numpy(np.int16)
-        self.answers: dict[str, dict[int, np.void]] = {name: {} for name in books}
+        self.answers = {name: np.zeros(len(images), ANSWER) for name in books}
+        self.known = {name: np.zeros(len(images), bool) for name in books}
         self.unreadable: dict[int, str] = {}
         self.failed: list[tuple[str, str]] = []
         self.decoded = 0
@@ -165,9 +194,14 @@ class _Pass:
             for name, model in list(active.items()):
                 try:
                     self._ask(model, batch, inputs, show)
-                except (RuntimeError, FloatingPointError, ValueError) as error:
-                    self.failed.append((name, f"{type(error).__name__}: {str(error).splitlines()[0]}"))
+                except OSError:  # the store's disk is full: nothing more can be kept
+                    raise
+                except Exception as error:  # a network of somebody else's may raise anything; the others go on
+                    words = " ".join(str(error).split())[:300]
+                    self.failed.append((name, f"{type(error).__name__}: {words}".rstrip(": ")))
                     del active[name]
+            if not active:
+                break
 
     def _prepare(self, place: int, wave: Sequence[ZooClassifier]) -> _Seen:
         picture, label = self.images.pictures[place], int(self.labels[place])
@@ -189,11 +223,12 @@ class _Pass:
         book, rows = self.books[model.name], [seen for seen in batch if not seen.error]
         new = [seen for seen in rows if model.name in seen.missing]
         if new:
-            logits = show(model, inputs.of(model, new))
+            logits = show.in_parts(model, inputs.of(model, new))
             book.add(_answers([seen.key for seen in new], self.labels[[seen.place for seen in new]], logits))
             self.shown[model.name] += len(new)
         for seen in rows:
             self.answers[model.name][seen.place] = book.get(seen.key, int(self.labels[seen.place]))
+            self.known[model.name][seen.place] = True
 
 
 class _Inputs:
@@ -222,16 +257,30 @@ class _Inputs:
 
 
 class _Shower:
-    """Shows a batch to a model and returns its logits."""
+    """Shows a batch to a model and returns its logits; a model moves to the device when it is first needed there."""
 
-    def __init__(self, networks: dict[str, Callable], device: torch.device, dtype: torch.dtype):
-        self.networks, self.device, self.dtype = networks, device, dtype
+    def __init__(self, device: torch.device, dtype: torch.dtype, compiled: bool):
+        self.device, self.dtype, self.compiled = device, dtype, compiled
+        self._networks: dict[str, Callable] = {}
+
+    def in_parts(self, model: ZooClassifier, batch: torch.Tensor) -> torch.Tensor:
+        """Return the logits, float64 on the CPU; where memory does not suffice, by halves."""
+        try:
+            return self(model, batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(batch) < 2:
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return torch.cat([self.in_parts(model, half) for half in batch.tensor_split(2)])
 
     @torch.inference_mode()
     def __call__(self, model: ZooClassifier, batch: torch.Tensor) -> torch.Tensor:
+        if model.name not in self._networks:
+            self._networks[model.name] = _ready(model, self.device, self.compiled)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.networks[model.name](batch)
-        logits = logits.double().cpu()
+            logits = self._networks[model.name](batch)
+        logits = logits.float().cpu().double()  # Apple's GPUs have no float64
         if logits.shape != (len(batch), 1000) or not torch.isfinite(logits).all():
             raise FloatingPointError(f"{model.name} answers {tuple(logits.shape)} logits, or some that are not finite")
         return logits
@@ -246,15 +295,16 @@ def _budget(device: torch.device, share: float) -> float:
     return share * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
 
 
-def _book_of(model: ZooClassifier, store: Path | None, precision: str, stack: ExitStack):
+def _book_of(model: ZooClassifier, store: Path | None, precision: str, device: torch.device, stack: ExitStack):
     if store is None:
         return _MemoryStore()
     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in model.name)
+    network = hashlib.sha256(repr(model.network).encode()).hexdigest()  # one file of weights may fit two networks
     made_with = {
-        "model": model.source, "weights": model.sha256, "preprocessing": model.preprocessing.sha256,
-        "precision": precision,
+        "weights": model.sha256, "network": network, "preprocessing": model.preprocessing.sha256,
+        "precision": precision, "device": device.type,
     }  # fmt: skip
-    book = PredictionStore(Path(store), name, made_with)
+    book = PredictionStore(Path(store), name, made_with, about={"model": model.name, "source": model.source})
     stack.callback(book.close)
     return book
 
@@ -265,12 +315,14 @@ def _answers(keys: list[bytes], labels: np.ndarray, logits: torch.Tensor) -> np.
     likely, truth = logits.softmax(1), torch.from_numpy(labels.astype(np.int64))
     order = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :TOP]  # of equals the lower index comes first
     known, rows = labels >= 0, torch.arange(len(keys))
-    own = logits[rows, truth.clamp(min=0)]
+    own = logits[rows, truth.clamp(min=0)][:, None]
+    earlier = torch.arange(logits.shape[1]) < truth[:, None]  # of equals the lower index comes first, here too
+    before = ((logits > own) | ((logits == own) & earlier)).sum(1)
     answers["key"] = np.array([np.void(key.ljust(16, b"\0")) for key in keys])
     answers["label"], answers["classes"] = labels, order
     answers["probabilities"] = np.take_along_axis(likely.numpy(), order, 1)
     answers["probability"] = np.where(known, likely[rows, truth.clamp(min=0)].numpy(), np.nan)
-    answers["rank"] = np.where(known, (logits > own[:, None]).sum(1).numpy(), -1)
+    answers["rank"] = np.where(known, before.numpy(), -1)
     answers["in9"] = in9_of_logits(logits.numpy())
     return answers
 
@@ -289,13 +341,12 @@ def score_logits(table: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
         raise ValueError(f"logits must have shape {(len(table), 1000)}, got {np.shape(logits)}")
     labels = table["imagenet_index"].to_numpy(np.int16)
     answers = _answers([b""] * len(table), labels, torch.as_tensor(np.asarray(logits), dtype=torch.float64))
-    return _scores(table, dict(enumerate(answers)))
+    return _scores(table, answers, np.ones(len(table), bool))
 
 
-def _scores(table: pd.DataFrame, answers: dict[int, np.void]) -> pd.DataFrame:
-    places = sorted(answers)
-    table = table.iloc[places].reset_index(drop=True)
-    found = np.array([answers[place] for place in places], ANSWER)
+def _scores(table: pd.DataFrame, answers: np.ndarray, answered: np.ndarray) -> pd.DataFrame:
+    """Return the scores of those rows of a table that were `answered`."""
+    table, found = table[answered].reset_index(drop=True), answers[answered]
     known, rank = found["label"] >= 0, found["rank"]
     truth = table["in9"].fillna("").to_numpy(str)
     said = np.array(IN9)[found["in9"]] if len(found) else np.array([], str)

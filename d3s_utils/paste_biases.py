@@ -19,7 +19,7 @@ def accuracy_by_place(scores: pd.DataFrame, *, measure: str = "top1") -> pd.Data
     """Return each model's accuracy on shifted pictures at each of 3 × 3 places of the foreground.
 
     Args:
-        scores: From `evaluation.score_pictures`, with either `left_share` and `top_share` (0 to 1), or `left`, `top`,
+        scores: From `one_pass.evaluate`, with either `left_share` and `top_share` (0 to 1), or `left`, `top`,
             `width`, `height` and `canvas` (pixels). Rows without a place, or without room to move, are left out.
         measure: A key of `evaluation.MEASURES`.
 
@@ -88,7 +88,7 @@ def accuracy_by_size(scores: pd.DataFrame, *, measure: str = "top1", bins: int =
     """Return each model's accuracy on shifted pictures by the size of the pasted foreground.
 
     Args:
-        scores: From `evaluation.score_pictures`, with `scale` (side of the foreground over side of the picture, above
+        scores: From `one_pass.evaluate`, with `scale` (side of the foreground over side of the picture, above
             0), or `width`, `height` and `canvas` (pixels), where the longer side counts. Rows without are left out.
         measure: A key of `evaluation.MEASURES`.
         bins: Most sizes to tell apart: as many sizes as there are where that is fewer, else bins of equally many

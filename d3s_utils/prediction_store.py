@@ -25,7 +25,7 @@ ANSWER = np.dtype(  # what one classifier says of one picture
     ]
 )
 _RECORD = np.dtype([("answer", ANSWER), ("check", "<u4")])
-_FORMAT = 1
+_FORMAT = 2
 
 
 def picture_key(content: bytes, extra: str = "") -> bytes:
@@ -47,16 +47,17 @@ class PredictionStore:
         name: What the file begins with, for people.
         made_with: All that the answers hang on, such as the hashes of weights and preprocessing: plain values. Another
             value is another store. It is written beside the file as JSON.
+        about: What else to write there, such as where the weights came from.
 
     Raises:
         OSError: If the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str, made_with: dict[str, Any]):
+    def __init__(self, folder: Path, name: str, made_with: dict[str, Any], about: dict[str, Any] | None = None):
         described = {"format": _FORMAT, **made_with}
         digest = hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()[:16]
         self.path = Path(folder) / f"{name}-{digest}.answers"
-        write_json(self.path.with_suffix(".json"), described)
+        write_json(self.path.with_suffix(".json"), (about or {}) | described)
         records = _whole_records(self.path)
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(self._file, os.fstat(self._file).st_size // _RECORD.itemsize * _RECORD.itemsize)

@@ -182,11 +182,12 @@ def number_row(name: str, estimate: Estimate) -> Row:
     *prefix, last = name.split("/")
     readable = ": ".join([*prefix, _words(last)])
     n = f"{estimate.n:,}"
-    if not words & _SHARES or max(abs(estimate.low), abs(estimate.high)) > 1:
+    above_one = max(abs(estimate.low), abs(estimate.high)) > 1
+    if not words & _SHARES or (above_one and "relative" not in words):
         return Row(readable, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}", n)
     low, middle, high = (100 * part for part in (estimate.low, estimate.value, estimate.high))
     unit = "points" if words & {"drop", "gap"} else "%"
-    scale = (low, middle, high) if low >= 0 else (None, None, None)
+    scale = (low, middle, high) if low >= 0 and not above_one else (None, None, None)
     return Row(readable, f"{middle:.1f} {unit}", f"{low:.1f} to {high:.1f}", n, *scale)
 
 

@@ -16,12 +16,13 @@ from d3s_utils.zoo_measures import effective_robustness
 
 _ENUMERATED = 14  # foregrounds that differ, up to which all 2^n flips are tried
 _ENDS = ("", "_low", "_high")
+FEW = 3  # pictures that make a cell of class and background
 LEADERBOARD_COLUMNS = [
     "model", "group", "parameters", "foregrounds", "pictures",
     *(f"{measure}_{kind}{end}" for measure in MEASURES for kind in ("original", "shifted", "drop") for end in _ENDS),
     *(f"{name}{end}" for name in ("relative", "effective_robustness") for end in _ENDS),
-    "worst_background", *(f"worst_background_accuracy{end}" for end in _ENDS),
-    "worst_cell", *(f"worst_cell_accuracy{end}" for end in _ENDS),
+    "worst_background", *(f"worst_background_accuracy{end}" for end in _ENDS), "worst_background_n",
+    "worst_cell", *(f"worst_cell_accuracy{end}" for end in _ENDS), "worst_cell_n",
     *(f"macro_std{end}" for end in _ENDS), "macro_std_chance", "p_bootstrap", "p_sign_flip", "p_holm",
 ]  # fmt: skip
 
@@ -100,7 +101,7 @@ def drop_tests(
         scores: From `evaluation.paired_scores`: each foreground has originals and shifted pictures.
         measure: A key of `evaluation.MEASURES`.
         seed: The run's seed.
-        samples: Bootstrap draws of foregrounds.
+        samples: Bootstrap draws of foregrounds; for the p-values 400 a model at least.
         flips: See `sign_flip_p`.
 
     Returns:
@@ -112,6 +113,7 @@ def drop_tests(
         ValueError: If a foreground lacks one kind, or scores are unusable (see `foreground_bootstrap.known_scores`).
     """
     known = known_scores(scores, measure)
+    samples = max(samples, 400 * known["model"].nunique())  # or Holm's p could not fall below 5 % for so many models
     means = known.pivot_table(index="foreground_id", columns=["model", "kind"], values="right", aggfunc="mean")
     one_each = _one_picture(known, seed=seed)
     rows, differences = [], []
@@ -159,7 +161,7 @@ def leaderboard(
         groups: Model -> its group, such as ``transformer``; each model needs one.
         parameters: Model -> its number of parameters; NaN where unknown.
         baseline: See `effective_robustness`.
-        minimum: See `worst_cells`.
+        minimum: See `worst_cells`; cells of class and background need `FEW` pictures only.
         seed: The run's seed.
         samples: Bootstrap draws of foregrounds.
 
@@ -167,8 +169,8 @@ def leaderboard(
         The columns `LEADERBOARD_COLUMNS`, where ``_low`` and ``_high`` end an interval: `model`, `group`, `parameters`,
         `foregrounds`, `pictures` (shifted); ``<measure>_original``, ``_shifted``, ``_drop`` for top1, top5 and in9 (NaN
         where not known); `relative` and `effective_robustness` (top-1); `worst_background`, `worst_cell` (class ×
-        background) with their ``_accuracy``; `macro_std`, `macro_std_chance`; `p_bootstrap`, `p_sign_flip`,
-        `p_holm` (top-1 drop).
+        background) with their ``_accuracy`` and ``_n`` (pictures); `macro_std`, `macro_std_chance`; `p_bootstrap`,
+        `p_sign_flip`, `p_holm` (top-1 drop).
 
     Raises:
         ValueError: If a model has no group, or scores are unusable.
@@ -189,9 +191,10 @@ def leaderboard(
     board = _joined(_joined(board, line, "effective_robustness"), spread[columns], "macro_std")
     board["macro_std_chance"] = board["model"].map(spread.set_index("model")["chance"])
     for name, by in (("worst_background", ["background"]), ("worst_cell", ["class_name", "background"])):
-        worst = worst_cells(scores, by, minimum=minimum)
+        worst = worst_cells(scores, by, minimum=minimum if name == "worst_background" else min(minimum, FEW))
         board = _joined(board, worst[columns], f"{name}_accuracy")
-        board[name] = board["model"].map(worst.set_index("model")["cell"])
+        by_model = worst.set_index("model")
+        board[name], board[f"{name}_n"] = board["model"].map(by_model["cell"]), board["model"].map(by_model["n"])
     board = board.reindex(columns=LEADERBOARD_COLUMNS)
     return board.sort_values(["top1_shifted", "model"], ascending=[False, True]).reset_index(drop=True)
 

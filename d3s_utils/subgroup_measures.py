@@ -28,10 +28,11 @@ def worst_cells(
     upper end, whichever cell has it.
 
     Args:
-        scores: From `evaluation.score_pictures`.
+        scores: From `one_pass.evaluate`.
         by: The columns that make the cells, such as ``"background"`` or ``["class_name", "background"]``.
         measure: A key of `evaluation.MEASURES`.
-        minimum: Cells with fewer pictures than this are left out, and counted.
+        minimum: Cells with fewer pictures than this are left out, and counted. Where no cell has as many, those as
+            large as the largest are compared.
 
     Returns:
         A row a model: `model`, `cell` (the cell's names, joined by " × "; of equal ones the first by name; empty where
@@ -52,7 +53,7 @@ def worst_group(
     All rows that are given count, whatever their kind.
 
     Args:
-        scores: From `evaluation.score_pictures`.
+        scores: From `one_pass.evaluate`.
         groups: The columns that make a group, such as ``["class_name", "background"]``.
         measure: A key of `evaluation.MEASURES`.
         minimum: Groups with fewer pictures can neither be the worst nor enter `group_average`.
@@ -86,7 +87,7 @@ def macro_std(
     its draws are mirrored at the value; where cells are small the interval lies mostly below it.
 
     Args:
-        scores: From `evaluation.score_pictures`; shifted pictures count.
+        scores: From `one_pass.evaluate`; shifted pictures count.
         measure: A key of `evaluation.MEASURES`.
         seed: The run's seed.
         samples: Bootstrap draws of foregrounds.
@@ -144,7 +145,7 @@ def counter_gap(
     so classes with more pictures count more, on either side.
 
     Args:
-        scores: From `evaluation.score_pictures`.
+        scores: From `one_pass.evaluate`.
         common: Class -> its common backgrounds: shifted pictures of those classes count, other classes are left out.
             Or the name of a column that holds ``common`` or ``counter``; rows where it is missing or empty are left
             out.
@@ -230,7 +231,8 @@ def _worst(known: pd.DataFrame, by: str | Sequence[str], *, minimum: int, confid
     rows = []
     for model, group in known.groupby("model", sort=True):
         cells = dict(list(group.groupby(names, sort=True, observed=True)))
-        large = {name: cell for name, cell in cells.items() if len(cell) >= minimum}
+        enough = min(minimum, max(len(cell) for cell in cells.values()))
+        large = {name: cell for name, cell in cells.items() if len(cell) >= enough}
         row = {"model": model, "cell": "", **dict.fromkeys(names, ""), "value": np.nan, "low": np.nan, "high": np.nan,
                "n": 0}  # fmt: skip
         if large:

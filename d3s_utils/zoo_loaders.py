@@ -62,7 +62,9 @@ class ZeroShotNetwork(torch.nn.Module):
         self.register_buffer("class_embeddings", class_embeddings)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return normalize(self.visual(pictures), dim=1) @ self.class_embeddings.T
+        embeddings = normalize(self.visual(pictures).float(), dim=1)
+        with torch.autocast(pictures.device.type, enabled=False):  # half a precision's digits would make ties of 1000
+            return embeddings @ self.class_embeddings.T
 
 
 class LinearProbeNetwork(torch.nn.Module):
@@ -140,7 +142,8 @@ def load_torchvision(source: str, *, architecture: str) -> LoadedNetwork:
     network = torchvision_network(architecture)
     if file := local_file(source):
         fill(network, without_prefix(read_tensors(file), "module."), source)
-        return LoadedNetwork(network, Preprocessing.resized_and_cropped(256, 224), sha256_of(file))
+        first = next(iter(torchvision.models.get_model_weights(architecture)))
+        return LoadedNetwork(network, torchvision_preprocessing(first), sha256_of(file))
     choices = torchvision.models.get_model_weights(architecture)
     names = {choice.name: choice for choice in choices} | {"default": choices.DEFAULT}
     if source not in names:
@@ -148,12 +151,16 @@ def load_torchvision(source: str, *, architecture: str) -> LoadedNetwork:
     weights = names[source]
     state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     fill(network, {densenet_key(key): value for key, value in state.items()}, f"{architecture} {weights.name}")
+    return LoadedNetwork(network, torchvision_preprocessing(weights), sha256_of_tensors(network))
+
+
+def torchvision_preprocessing(weights: torchvision.models.WeightsEnum) -> Preprocessing:
+    """Return what torchvision says that a set of its weights wants: for a file, the first set of its network."""
     asked = weights.transforms()
-    preprocessing = Preprocessing.resized_and_cropped(
+    return Preprocessing.resized_and_cropped(
         asked.resize_size[0], asked.crop_size[0], interpolation=asked.interpolation.value,
         mean=tuple(asked.mean), std=tuple(asked.std),
     )  # fmt: skip
-    return LoadedNetwork(network, preprocessing, sha256_of_tensors(network))
 
 
 def load_robustness(source: str, *, architecture: str) -> LoadedNetwork:
@@ -408,7 +415,8 @@ def torchvision_network(architecture: str) -> torch.nn.Module:
     names = torchvision.models.list_models(module=torchvision.models)
     if architecture not in names:
         raise ClassifierError(f"architecture must be one of torchvision's, such as resnet50, got {architecture!r}")
-    return torchvision.models.get_model(architecture, weights=None)
+    published = {"transform_input": True} if architecture in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(architecture, weights=None, **published)
 
 
 def timm_source(source: str, revision: str | None) -> str:

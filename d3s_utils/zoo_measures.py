@@ -114,7 +114,7 @@ def error_consistency(
     no answer to are left out for all.
 
     Args:
-        scores: From `evaluation.score_pictures`.
+        scores: From `one_pass.evaluate`.
         measure: A key of `evaluation.MEASURES`.
         kind: Pictures to compare on, ``original`` or ``shifted``.
         seed: The run's seed.

@@ -9,7 +9,15 @@ from tiny_outputs import tiny_settings, write_tiny_outputs
 from tiny_zoo import make_tiny_zoo
 
 from d3s_utils.backgrounds_challenge import challenge_accuracy
-from d3s_utils.challenge_inputs import challenge_of_folder, imitate, published_scores, superclass_classifier
+from d3s_utils.challenge_inputs import (
+    challenge_of_folder,
+    imitate,
+    published_scores,
+    remembered_challenge,
+    superclass_classifier,
+    whole_pictures,
+    write_imitation,
+)
 from d3s_utils.image_sets import ImageSetError, read_in9
 from d3s_utils.in9_variants import render_variant, write_variants
 from d3s_utils.taxonomy import IN9_OF_INDEX, imagenet_class
@@ -46,6 +54,39 @@ def test_objects_at_home_become_variants_and_come_back_as_a_challenge(run, tmp_p
     limited, _ = challenge_of_folder(images, limit=2, seed=1)
     assert sorted(limited.superclasses) == ["carnivore", "fish"]
     assert set(limited.ids) < set(foregrounds.ids)
+
+
+def test_another_plan_takes_the_place_of_the_last_one(run, tmp_path):
+    first = write_imitation(tmp_path / "variants", imitate(run.run_folder, limit=6, seed=0))
+    times = {path: path.stat().st_mtime_ns for path in first.rglob("*.png")}
+    again = write_imitation(tmp_path / "variants", imitate(run.run_folder, limit=6, seed=0))
+    assert again == first
+    assert {path: path.stat().st_mtime_ns for path in again.rglob("*.png")} == times, "the same plan stays"
+    other = write_imitation(tmp_path / "variants", imitate(run.run_folder, limit=6, seed=1))
+    assert [path for path in (tmp_path / "variants").iterdir()] == [other] != [first]
+
+
+def test_a_challenge_is_not_run_twice(run, tmp_path):
+    images = read_in9(write_imitation(tmp_path / "variants", imitate(run.run_folder, limit=6, seed=0)))
+    foregrounds, behind = challenge_of_folder(images)
+    (model,) = make_tiny_zoo(32)
+    options = {"seed": 0, "limit": None, "batch_size": 4}
+    first = remembered_challenge(tmp_path / "c", model, foregrounds, behind, own_class=False, **options)
+    shown = model.network.shown
+    again = remembered_challenge(tmp_path / "c", model, foregrounds, behind, own_class=False, **options)
+    pd.testing.assert_frame_equal(first, again)
+    assert model.network.shown == shown
+    remembered_challenge(tmp_path / "c", model, foregrounds, behind, own_class=True, **options)
+    assert model.network.shown > shown, "another rule is another question"
+
+
+def test_a_whole_picture_loses_nothing():
+    (model,) = whole_pictures(make_tiny_zoo(32))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[0, 0] = picture[-1, -1] = 255
+    seen = model.preprocessing.pixels(Image.fromarray(picture))
+    assert seen[:, 0, 0].min() > 0
+    assert seen[:, -1, -1].min() > 0
 
 
 def test_missing_parts_are_named(run, tmp_path):

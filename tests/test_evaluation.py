@@ -13,6 +13,7 @@ from d3s_utils.evaluation import (
     drop_table,
     evaluation_metrics,
     metric_prefix,
+    metric_prefixes,
     missed_by_all,
     overview_table,
     paired_scores,
@@ -180,6 +181,24 @@ def test_the_pictures_are_a_set_of_files(tmp_path):
     images = picture_set(pictures, root=tmp_path)
     assert images.pictures[8] == tmp_path / "8.png"
     assert set(images.table.columns) >= {"kind", "background", "keep", "foreground_id"}
+
+
+def test_corruptions_of_one_photo_are_relatives():
+    photos = pd.DataFrame({"imagenet_index": [LION] * 40, "in9": "carnivore", "foreground_id": list("abcd") * 10})
+    scores = scores_of(photos, model=[1, 1, 0, 0] * 10)
+    clustered = photo_accuracy(scores).set_index("measure").loc["top1"]
+    alone = photo_accuracy(scores.drop(columns="foreground_id")).set_index("measure").loc["top1"]
+    assert clustered["high"] - clustered["low"] > 2 * (alone["high"] - alone["low"])
+
+
+def test_models_of_one_last_name_keep_their_numbers_apart(scores):
+    paired = paired_scores(scores).replace({"model": {"always": "ViT-B-32/openai", "sometimes": "ViT-L-14/openai"}})
+    metrics = evaluation_metrics(accuracy_table(paired), drop_table(paired, seed=0, samples=100))
+    assert metrics["ViT-B-32_openai/top1_shifted"].value == 1.0
+    assert metrics["ViT-L-14_openai/top1_shifted"].value == 0.25
+    assert metric_prefixes(["a/x", "b/y"]) == {"a/x": "x", "b/y": "y"}
+    with pytest.raises(ValueError, match="names that differ in letters or digits, got a b"):
+        metric_prefixes(["a b", "a/b", "c b/a b", "a?b"])
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,24 @@ FLOORS = {
     0: (
         "atomic_files", "batching", "checkpoints", "devices", "module_imports", "paste_finding", "photos",
         "placing", "preprocessing", "probe_figures", "processes", "progress_lines", "randomness",
-        "row_appender", "saliency", "scene_mining", "taxonomy",
+        "row_appender", "saliency", "scene_mining", "softmax_regression", "taxonomy",
     ),
     1: (
-        "classifiers", "d3s_reading", "dataset_export", "dependence", "figures", "guide_distance",
-        "in9_imitation", "masks", "metrics", "photo_sources", "pipelines", "png_files", "prediction_store",
-        "settings",
+        "classifiers", "d3s_reading", "dataset_export", "dependence", "figures", "group_samples",
+        "guide_distance", "in9_imitation", "masks", "metrics", "photo_sources", "pipelines", "png_files",
+        "prediction_store", "settings", "spurious_task",
     ),
     2: (
         "accuracy_figures", "background_classifier", "benchmark_readers", "compositing", "dataset_card",
-        "dreaming", "expected_cost", "generation_figures", "image_safety", "in9_variants", "intervals",
-        "invariant_features", "model_card", "notebook_run", "picture_quality", "report", "training_photos",
-        "zero_shot", "zoo_loaders",
+        "dreaming", "expected_cost", "generation_figures", "group_robustness", "image_safety", "in9_variants",
+        "intervals", "invariant_features", "model_card", "notebook_run", "picture_quality", "report",
+        "training_photos", "zero_shot", "zoo_loaders",
     ),
     3: (
         "autoencoder_training", "background_training", "backgrounds_challenge", "calibration", "classifier_zoo",
-        "compositing_speed", "gathering", "generation_requests", "guides", "image_sets", "lpips_diversity",
-        "notebook_graph", "panel", "picture_statistics", "probes", "training_pictures", "votes",
+        "compositing_speed", "gathering", "generation_requests", "group_evaluation", "guides", "image_sets",
+        "lpips_diversity", "notebook_graph", "panel", "picture_statistics", "probes", "spurious_figures",
+        "training_pictures", "votes",
     ),
     4: (
         "annotation_tasks", "challenge_figures", "decoded_critic", "dreamt_photos", "evaluation",

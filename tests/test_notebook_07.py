@@ -29,8 +29,10 @@ def test_it_imitates_the_challenge_and_reads_its_folders_alike(tmp_path, root):
         record = read_metrics(folder / "metrics.json")
         found.append(record["metrics"])
         if not more:
-            (folder / "variants").rename(tmp_path / "in9")
+            (variants,) = (folder / "variants").iterdir()
+            variants.rename(tmp_path / "in9")
     names = [f"{variant}_accuracy" for variant in VARIANTS] + ["background_gap", "challenge_accuracy"]
+    names.append("challenge_accuracy_all_classes")
     assert set(found[0]) == {f"tf_efficientnet_lite0/{name}" for name in names}
     assert found[0] == found[1], "the same pictures, read from folders"
     assert found[0]["tf_efficientnet_lite0/original_accuracy"].n == 4

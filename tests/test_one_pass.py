@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from tiny_zoo import TinyNetwork, make_image_set, make_tiny_zoo
 from d3s_utils.classifier_zoo import entries_of, load_zoo
 from d3s_utils.classifiers import read_picture
 from d3s_utils.image_sets import ImageSet
-from d3s_utils.one_pass import evaluate, score_logits, waves
+from d3s_utils.one_pass import evaluate, score_logits, waves, without_failed
 from d3s_utils.one_pass_speed import benchmark_photos, compare_passes, light_models, time_ratio
 from d3s_utils.processes import RunningError
 from d3s_utils.taxonomy import IN9, in9_of_logits
@@ -100,6 +101,66 @@ def test_a_model_that_fails_is_a_problem_and_the_others_go_on():
     assert set(found.scores["model"]) == {"tiny-1-32"}
     assert found.problems[["model", "picture_id"]].to_numpy().tolist() == [["tiny-0-32", ""]]
     assert "not finite" in found.problems["problem"][0]
+
+
+@pytest.mark.parametrize("error", [AssertionError("input height (32)\n does not match"), RuntimeError(), KeyError("x")])
+def test_whatever_a_network_raises_the_others_go_on(error, monkeypatch):
+    models, images = make_tiny_zoo(32, 32), make_image_set(4)
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(models[0].network, "forward", fail)
+    found = evaluate(models, images)
+    assert set(found.scores["model"]) == {"tiny-1-32"}
+    assert type(error).__name__ in found.problems["problem"][0]
+    unavailable = pd.DataFrame(columns=["name", "group", "kind", "source", "error"])
+    left, unavailable = without_failed(models, unavailable, found)
+    assert [model.name for model in left] == ["tiny-1-32"]
+    assert unavailable["name"].tolist() == ["tiny-0-32"]
+    with pytest.raises(ValueError, match="none of 1 classifiers could be shown pictures"):
+        without_failed(models[:1], unavailable, evaluate(models[:1], images))
+
+
+def test_out_of_memory_halves_the_batch(monkeypatch):
+    (model,), images = make_tiny_zoo(32), make_image_set(7)
+    expected, forward, sizes = evaluate([model], images).scores, model.network.forward, []
+
+    def scarce(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(batch)
+
+    monkeypatch.setattr(model.network, "forward", scarce)
+    pd.testing.assert_frame_equal(evaluate([model], images, batch_size=7).scores, expected, rtol=1e-4)
+    assert max(sizes) == 7
+    assert sizes.count(7) == 1
+
+
+def test_of_equal_logits_the_lower_index_is_said_and_ranked_first():
+    table = pd.DataFrame({"imagenet_index": [7, 3, 900], "in9": ""})
+    logits = np.zeros((3, 1000))
+    logits[:2, [3, 7]] = 5
+    scores = score_logits(table, logits)
+    assert scores["prediction"].tolist() == [3, 3, 0]
+    assert scores["rank"].tolist() == [1, 0, 900]
+    assert scores["top1"].tolist() == [0, 1, 0]
+    assert (scores["top1"] == (scores["prediction"] == table["imagenet_index"])).all()
+
+
+def test_one_file_of_weights_in_two_networks_is_two_stores(tmp_path):
+    class Louder(TinyNetwork):
+        def forward(self, batch):
+            return 2 * super().forward(batch)
+
+    (model,), images = make_tiny_zoo(32), make_image_set(3)
+    evaluate([model], images, store=tmp_path)
+    louder = Louder(0).eval()
+    found = evaluate([replace(model, network=louder)], images, store=tmp_path)
+    assert found.forward_passes == {model.name: 3}
+    moved = replace(model, source="another place")
+    assert evaluate([moved], images, store=tmp_path).forward_passes == {model.name: 0}, "where it lies changes nothing"
 
 
 def test_a_superclass_alone_is_truth_enough():
