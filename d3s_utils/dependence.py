@@ -1,15 +1,17 @@
 """How much features and a label depend on each other, as a number that a model can lower by gradient descent."""
 
-from collections.abc import Callable
-from typing import Protocol
+from inspect import signature
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from d3s_utils.randomness import derive_seed, torch_generator
-
-LEAST_LABEL_WIDTH = 8  # in fewer dimensions some random vectors lie too close for a smooth critic to tell labels apart
+from d3s_utils.kernel_dependence import DistanceCovarianceDependence, HsicDependence
+from d3s_utils.randomness import torch_generator
+from d3s_utils.resumable import Resumable
+from d3s_utils.variational_dependence import AdversarialDependence, ClubDependence, MineDependence
+from d3s_utils.wasserstein_dependence import WassersteinDependence
 
 
 class Dependence(Protocol):
@@ -21,8 +23,14 @@ class Dependence(Protocol):
     def penalty(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the estimate as a scalar that is differentiable in `features`."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a training needs to go on: networks, optimizers, generators."""
 
-class NoDependence:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same method and sizes."""
+
+
+class NoDependence(Resumable):
     """The penalty of the method ``none``: always zero."""
 
     def fit_step(self, features: Tensor, labels: Tensor) -> float:
@@ -34,109 +42,60 @@ class NoDependence:
         return features.new_zeros(())
 
 
-class WassersteinDependence:
-    """The Wasserstein distance between pairs (feature, its own label) and pairs (feature, another picture's label).
-
-    A label enters as a fixed random Gaussian vector, so that both kinds of pairs are points of one space, and the
-    distance is the largest mean difference that a 1-Lipschitz critic can make between them. The critic is trained as
-    in WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028), and D3S lowers its estimate (arXiv:2211.10370).
-
-    The gradient penalty holds the critic's slope near one but not at it: at a distance W the estimate is about
-    1 + W / (2 x `gradient_penalty_weight`) times W.
-
-    The distance has the unit of the features: features that shrink lower it without forgetting anything. Give it
-    features of a fixed scale (`invariant_features` gives white ones).
-    """
-
-    def __init__(
-        self,
-        *,
-        feature_width: int,
-        label_count: int,
-        seed: int,
-        label_share: float = 0.2,
-        critic_width: int | None = None,
-        gradient_penalty_weight: float = 10.0,
-        learning_rate: float = 1e-3,
-        device: str = "cpu",
-    ) -> None:
-        """Make the label vectors and an untrained critic.
-
-        Args:
-            feature_width: Number of features of a picture.
-            label_count: Number of different labels, at least 2.
-            seed: Of the label vectors, the critic's first weights and its shuffles.
-            label_share: Width of a label's vector as a share of `feature_width` (D3S: 0.2), which is raised to
-                `LEAST_LABEL_WIDTH` where features are few.
-            critic_width: Width of the critic's first hidden layer; None is the width of its input, as in D3S.
-            gradient_penalty_weight: Weight of the critic's gradient penalty (D3S: 10).
-            learning_rate: Of the critic's Adam, whose betas are (0, 0.9).
-
-        Raises:
-            ValueError: If a width or a count is too small.
-        """
-        if feature_width < 1 or label_count < 2:
-            raise ValueError(
-                "feature_width must be at least 1 and label_count at least 2, "
-                f"got feature_width={feature_width}, label_count={label_count}"
-            )
-        label_width = max(LEAST_LABEL_WIDTH, round(label_share * feature_width))
-        vectors = torch.randn(label_count, label_width, generator=torch_generator(seed, "label vectors"))
-        self.label_vectors = vectors.to(device)
-        input_width = feature_width + label_width
-        self.critic = make_critic(input_width, hidden_width=critic_width or input_width, seed=seed).to(device)
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=learning_rate, betas=(0.0, 0.9))
-        self.gradient_penalty_weight = gradient_penalty_weight
-        self.generator = torch_generator(derive_seed(seed, "critic"), "shuffles")
-
-    def pairs(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return points of the joint distribution and of the product of its marginals.
-
-        Row i of both holds the vector of label i; the joint one has its own feature, the other a shuffled one.
-        """
-        vectors = self.label_vectors[labels]
-        shuffle = torch.randperm(len(features), generator=self.generator).to(features.device)
-        return torch.cat([features, vectors], 1), torch.cat([features[shuffle], vectors], 1)
-
-    def fit_step(self, features: Tensor, labels: Tensor) -> float:
-        """Move the critic one step towards the optimal one on detached `features` (n, width), `labels` (n,)."""
-        joint, product = self.pairs(features.detach(), labels)
-        return critic_step(
-            self.critic,
-            self.optimizer,
-            joint,
-            product,
-            gradient_penalty_weight=self.gradient_penalty_weight,
-            generator=self.generator,
-        )
-
-    def penalty(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the critic's estimate of the distance, in the features' unit; noise may make it negative."""
-        joint, product = self.pairs(features, labels)
-        return self.critic(joint).mean() - self.critic(product).mean()
-
-
-DEPENDENCES: dict[str, Callable[..., Dependence]] = {
-    "none": lambda **_: NoDependence(),
+DEPENDENCES: dict[str, type[Dependence]] = {
+    "none": NoDependence,
+    "adversarial": AdversarialDependence,
     "wasserstein": WassersteinDependence,
+    "mine": MineDependence,
+    "club": ClubDependence,
+    "hsic": HsicDependence,
+    "distance_covariance": DistanceCovarianceDependence,
 }
 
 
-def make_dependence(method: str, **options) -> Dependence:
+def make_dependence(
+    method: str,
+    *,
+    feature_width: int,
+    label_count: int,
+    seed: int,
+    critic_width: int | None = None,
+    learning_rate: float = 1e-3,
+    gradient_penalty_weight: float = 10.0,
+    device: str = "cpu",
+) -> Dependence:
     """Return the penalty called `method` for features and labels of the given sizes.
 
+    Args:
+        feature_width, label_count, seed: As in `ScoringNetwork`.
+        critic_width, learning_rate: Of a method that has a network.
+        gradient_penalty_weight: Of ``wasserstein``.
+        device: Where its network is.
+
+    A method is given those options that it has; the others do not concern it: ``hsic``, which has no network, has
+    none of them.
+
     Raises:
-        ValueError: If there is no such method.
+        ValueError: If there is no such method, or a size is too small for one that has a network.
     """
+    options = {name: value for name, value in locals().items() if name != "method"}
     if method not in DEPENDENCES:
         raise ValueError(f"method must be one of {', '.join(DEPENDENCES)}, got {method!r}")
-    return DEPENDENCES[method](**options)
+    return DEPENDENCES[method](**{name: options[name] for name in _options_of(DEPENDENCES[method]) & options.keys()})
 
 
 def measure_dependence(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, seed: int, steps: int = 300, batch_size: int = 128
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    *,
+    seed: int,
+    method: str = "wasserstein",
+    steps: int = 300,
+    batch_size: int = 128,
+    critic_width: int = 128,
+    learning_rate: float = 3e-3,
 ) -> float:
-    """Return the Wasserstein dependence that a fresh critic, trained on some pictures, finds on others.
+    """Return the dependence that a fresh estimator, trained on some pictures, finds on others.
 
     The critic that trained the features stops where the game stops; a fresh one starts against features that no
     longer move, so different methods are measured alike. What it finds on held-out pictures cannot be chance
@@ -144,84 +103,39 @@ def measure_dependence(
 
     Args:
         train, test: Features of one scale, shape (n, width), and labels 0, 1, …, shape (n,).
-        seed: Of the critic and its batches.
+        seed: Of the estimator and its batches.
+        method: A key of `DEPENDENCES`; ``hsic`` and ``distance_covariance`` learn nothing from `train`.
+        steps, batch_size, critic_width, learning_rate: Of the fresh estimator.
 
     Returns:
-        In the features' unit, about zero for independent labels; the mean over ten shuffles.
+        In the method's unit, about zero for independent labels; the mean over ten shuffles.
 
     Raises:
-        ValueError: If features and labels differ in length.
+        ValueError: If features and labels differ in length, or there is no such method.
     """
     for name, (features, labels) in (("train", train), ("test", test)):
         if len(features) != len(labels):
             raise ValueError(f"{name} must have a label for each of {len(features)} features, got {len(labels)}")
     features, labels = train
-    dependence = WassersteinDependence(
-        feature_width=features.shape[1], label_count=int(labels.max()) + 1, seed=seed, critic_width=128,
-        learning_rate=3e-3,
-    )  # fmt: skip
+    dependence = make_dependence(
+        method,
+        feature_width=features.shape[1],
+        label_count=int(max(labels.max(), test[1].max())) + 1,
+        seed=seed,
+        critic_width=critic_width,
+        learning_rate=learning_rate,
+        device=str(features.device),
+    )
     generator = torch_generator(seed, "batches of a fresh critic")
-    for _ in range(steps):
-        rows = torch.randint(len(features), (batch_size,), generator=generator)
+    learns = bool(dependence.state_dict())
+    for _ in range(steps if learns else 0):
+        rows = torch.randint(len(features), (batch_size,), generator=generator).to(features.device)
         dependence.fit_step(features[rows], labels[rows])
+    shuffles = 10 if isinstance(dependence, WassersteinDependence) else 1  # the others draw nothing
     with torch.no_grad():
-        return float(np.mean([dependence.penalty(*test).item() for _ in range(10)]))
+        return float(np.mean([dependence.penalty(*test).item() for _ in range(shuffles)]))
 
 
-def make_critic(input_width: int, *, hidden_width: int, seed: int, last_width: int = 16) -> torch.nn.Sequential:
-    """Return a perceptron (n, input_width) -> (n, 1) whose layers halve in width, with LeakyReLU 0.1 between."""
-    widths = [input_width, hidden_width]
-    while widths[-1] // 2 >= last_width:
-        widths.append(widths[-1] // 2)
-    generator = torch_generator(seed, "critic weights")
-    layers = []
-    for before, after in zip(widths, [*widths[1:], 1], strict=True):
-        linear = torch.nn.utils.skip_init(torch.nn.Linear, before, after)
-        torch.nn.init.kaiming_uniform_(linear.weight, a=0.1, generator=generator)
-        torch.nn.init.zeros_(linear.bias)
-        layers += [linear, torch.nn.LeakyReLU(0.1)]
-    return torch.nn.Sequential(*layers[:-1])
-
-
-def gradient_penalty(critic: Callable[[Tensor], Tensor], first: Tensor, second: Tensor, mixture: Tensor) -> Tensor:
-    """Return the mean squared distance from one of the critic's gradient norm, between two samples.
-
-    Args:
-        first, second: Points, shape (n, width).
-        mixture: In [0, 1], shape (n, 1): the gradient is taken at ``mixture x first + (1 - mixture) x second``.
-
-    Returns:
-        Scalar, differentiable in the critic's weights. For a linear critic w it is (|w| - 1)^2.
-
-    Raises:
-        ValueError: If the shapes differ.
-
-    Source: Gulrajani et al. 2017, arXiv:1704.00028, equation 3.
-    """
-    if first.shape != second.shape or mixture.shape != (len(first), 1):
-        raise ValueError(
-            "first and second must have one shape (n, width) and mixture (n, 1), "
-            f"got {tuple(first.shape)}, {tuple(second.shape)} and {tuple(mixture.shape)}"
-        )
-    points = (mixture * first + (1 - mixture) * second).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-    return (gradient.norm(dim=1) - 1).square().mean()
-
-
-def critic_step(
-    critic: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    first: Tensor,
-    second: Tensor,
-    *,
-    gradient_penalty_weight: float,
-    generator: torch.Generator,
-) -> float:
-    """Take one WGAN-GP step on samples of two distributions; return the distance it estimated before the step."""
-    mixture = torch.rand(len(first), 1, generator=generator).to(first.device)
-    estimate = critic(first).mean() - critic(second).mean()
-    loss = gradient_penalty_weight * gradient_penalty(critic, first, second, mixture) - estimate
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return estimate.item()
+def _options_of(method: type[Dependence]) -> set[str]:
+    """Return the names of the options that a penalty and its bases take."""
+    return {name for base in method.__mro__ for name in signature(base.__init__).parameters}

@@ -1,7 +1,7 @@
 """How good a generator is: what judges that never saw it find in its pictures, by strength and by guidance."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,6 +95,29 @@ def picture_features(
     """Return the features alone of `judge_pictures`, float32 (n, 1280), in a fraction of its time."""
     predictions = predict([judges.features], pictures, batch_size=batch_size, description=description)
     return predictions[judges.features.name].features
+
+
+def recommended_value(curve: pd.DataFrame, wanted: Mapping[str, float]) -> float:
+    """Return the greatest value of a setting at which all that is wanted is reached; else the one that comes nearest.
+
+    A greater strength leaves less of the paste and its seams, so the greatest that still keeps the labels is taken.
+
+    Args:
+        curve: From `setting_curve`.
+        wanted: Measure -> the least that is wanted of it, positive.
+
+    Raises:
+        ValueError: If the curve is empty, nothing is wanted, or a measure is missing from the curve.
+    """
+    if curve.empty:
+        raise ValueError("curve must have at least one value of the setting, got none")
+    values = curve.pivot_table(index="at", columns="measure", values="value").sort_index()
+    missing = sorted(set(wanted) - set(values))
+    if missing or not wanted:
+        raise ValueError(f"wanted must name measures of the curve ({', '.join(values)}), got {missing or 'none'}")
+    reached = (values[list(wanted)] / pd.Series(wanted)).min(axis=1)
+    enough = reached[reached >= 1]
+    return float(enough.index[-1] if len(enough) else reached.idxmax())
 
 
 def setting_curve(

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from d3s_utils.atomic_files import write_bytes
+from d3s_utils.checkpoints import save_atomically
 from d3s_utils.classifiers import load_classifier, predict
 from d3s_utils.dependence import Dependence, make_dependence
 from d3s_utils.randomness import derive_seed, torch_generator
@@ -171,6 +174,8 @@ def learn_features(
     gradient_penalty_weight: float = 10.0,
     log_every: int = 10,
     device: str = "cpu",
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 200,
 ) -> LearnedFeatures:
     """Learn a split of frozen features whose halves tell their own label and, if penalised, not the other one.
 
@@ -193,6 +198,10 @@ def learn_features(
         learning_rate, critic_learning_rate: Of the projection's and the critics' Adam.
         gradient_penalty_weight: Of the critics.
         log_every: Steps between rows of the history.
+        checkpoint: File that is written on the way, and gone on from where it is of the same data and options: a run
+            that was killed ends with the same weights as one that was not, and one that had ended is not repeated. One
+            that is of another run, or broken, is replaced.
+        checkpoint_every: Steps between two of them.
 
     Raises:
         ValueError: If shapes differ, a label is missing or alone, a feature is not finite, or an option is out of
@@ -201,12 +210,16 @@ def learn_features(
 
     Source: Kattakinda, Levine, Feizi 2022, arXiv:2211.10370.
     """
-    features, labels = _checked(frozen_features, foreground, background)
-    least = {"components": 1, "steps": 1, "warmup_steps": 0, "critic_steps": 1, "batch_size": 2, "log_every": 1}
     given = locals()
+    key_names = [name for name in given if name not in ("frozen_features", "foreground", "background", "checkpoint",
+                                                        "checkpoint_every")]  # fmt: skip
+    features, labels = _checked(frozen_features, foreground, background)
+    least = {"components": 1, "steps": 1, "warmup_steps": 0, "critic_steps": 1, "batch_size": 2, "log_every": 1,
+             "checkpoint_every": 1}  # fmt: skip
     for name, limit in least.items():
         if given[name] < limit:
             raise ValueError(f"{name} must be at least {limit}, got {given[name]}")
+    key = _run_key({name: given[name] for name in key_names}, features, *labels)
     components = min(components, len(features) - 1, features.shape[1])
     whitening = PCA(components, whiten=True, svd_solver="full").fit(features)
     white = torch.from_numpy(whitening.transform(features).astype(np.float32)).to(device)
@@ -238,11 +251,24 @@ def learn_features(
     average = AveragedModel(projection, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     generator = torch_generator(seed, "batches")
     history = []
+    parts = {"projection": projection, "optimizer": optimizer, "average": average}
+    parts |= {f"dependence {number}": dependence for number, dependence in enumerate(dependences)}
+    done = 0
+    found = _read_checkpoint(checkpoint, key)
+    if found is not None:
+        done, history = found["step"], found["history"]
+        for name, part in parts.items():
+            part.load_state_dict(found["parts"][name])
+        generator.set_state(found["generator"])
 
     def draw() -> Tensor:
         return torch.randint(len(white), (batch_size,), generator=generator).to(device)
 
-    for step in tqdm(range(1, steps + 1), desc=f"features, {method}", file=sys.stdout, mininterval=2.0):
+    bar = tqdm(
+        range(done + 1, steps + 1), initial=done, total=steps, desc=f"features, {method}", file=sys.stdout,
+        mininterval=2.0,
+    )  # fmt: skip
+    for step in bar:
         penalised = step > warmup_steps
         estimates = [0.0, 0.0]
         if penalised:
@@ -262,6 +288,11 @@ def learn_features(
             average.update_parameters(projection)
         if step % log_every == 0 or step == steps:
             history.append([step, *(each.item() for each in entropies), *estimates])
+            bar.set_postfix(loss=f"{loss.item():.3f}", dependence=f"{sum(estimates):.3f}", refresh=False)
+        if checkpoint is not None and (step % checkpoint_every == 0 or step == steps):
+            states = {name: part.state_dict() for name, part in parts.items()}
+            state = {"key": key, "step": step, "history": history, "parts": states, "generator": generator.get_state()}
+            save_atomically(state, checkpoint)
     learned = average.module if steps >= warmup_steps else projection
     return LearnedFeatures(method, whitening, learned.cpu(), pd.DataFrame(history, columns=HISTORY_COLUMNS))
 
@@ -358,6 +389,25 @@ def _read_cache(cache: Path, key: str) -> np.ndarray | None:
         with np.load(cache, allow_pickle=False) as stored:
             return stored["features"] if str(stored["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+
+
+def _run_key(options: dict, features: np.ndarray, *labels: np.ndarray) -> str:
+    """Return the hash of what decides a run's outcome."""
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    for array in (features, *labels):
+        digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _read_checkpoint(checkpoint: Path | None, key: str) -> dict | None:
+    """Return the state in `checkpoint`, or None where there is none of this run that can be read."""
+    if checkpoint is None or not checkpoint.is_file():
+        return None
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        return state if state["key"] == key else None
+    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError):
         return None
 
 

@@ -28,6 +28,7 @@ NEEDS = {  # notebook -> those whose outputs it reads; 00 trains the bundled mod
     "03_validation": ("01_compositing", "02_diffusion_generation"),
     "04_classifier_evaluation": ("01_compositing", "03_validation"),
     "05_invariant_features": ("03_validation",),
+    "06_spurious_correlation": ("01_compositing", "03_validation", "05_invariant_features"),
     "07_backgrounds_challenge": ("01_compositing", "02_diffusion_generation", "03_validation"),
 }
 OWN_OUTPUT = "outputs/own"  # where a run on the user's own photos goes, so that the dreamt one stays

@@ -15,7 +15,7 @@ from typing import Any
 
 from d3s_utils.atomic_files import write_json
 
-NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*/)?[a-z][a-z0-9]*(_[a-z0-9]+)*")
+NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*/){0,2}[a-z][a-z0-9]*(_[a-z0-9]+)*")
 PACKAGES = (  # those whose version can change a number
     "diffusers", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "pyarrow", "scikit-learn",
     "scipy", "timm", "tokenizers", "torch", "torchvision", "transformers",
@@ -77,7 +77,7 @@ def write_metrics(
         notebook: Its stem, such as ``03_validation``.
         profile: The profile's name.
         seed: The run's seed.
-        metrics: Estimates by name: snake_case, with the method, model or background before one slash.
+        metrics: Estimates by name: snake_case, after at most two of method, model, background, each with a slash.
         question: The notebook's question, one sentence.
         answer: Its answer, one sentence with the number and its uncertainty.
         headline: The names of the few metrics to show first; all of them when empty.
@@ -94,7 +94,7 @@ def write_metrics(
     """
     for name, estimate in metrics.items():
         if not NAME.fullmatch(name):
-            raise ValueError(f"metrics: a name must be snake_case with at most one `prefix/` before it, got {name!r}")
+            raise ValueError(f"metrics: a name must be snake_case with at most two `prefix/` before it, got {name!r}")
         if not isinstance(estimate, Estimate):
             raise ValueError(f"metrics[{name!r}] must be an Estimate, got {estimate!r}")
     if not metrics:

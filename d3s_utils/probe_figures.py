@@ -9,7 +9,14 @@ from matplotlib.axes import Axes
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.manifold import TSNE
 
-METHOD_COLORS = {"none": "#ee7733", "wasserstein": "#0077bb", "published": "0.2"}  # Paul Tol's "vibrant" scheme
+METHOD_COLORS = {  # Paul Tol's "vibrant" scheme, and two of his "muted" one
+    "none": "#ee7733", "wasserstein": "#0077bb", "adversarial": "#cc3311", "mine": "#33bbee", "club": "#ee3377",
+    "hsic": "#009988", "distance": "#117733", "inlp": "#999933", "leace": "#332288", "published": "0.2",
+}  # fmt: skip
+METHOD_MARKERS = {  # so that nobody needs the colours
+    "none": "*", "wasserstein": "o", "adversarial": "s", "mine": "^", "club": "D",
+    "hsic": "v", "distance": "<", "inlp": "P", "leace": "X", "published": "h",
+}  # fmt: skip
 _OTHER_METHOD = "#009988"
 _GREY = "0.4"
 
@@ -79,6 +86,62 @@ def draw_probe_intervals(probes: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
     ax.set_title(title, fontsize=11)
     ax.grid(axis="x", color="0.92")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return ax
+
+
+def draw_leakage_utility(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    title: str,
+    leakage_label: str = "other label read, above chance (points)",
+    utility_label: str = "own label read (%)",
+    scale: float = 100.0,
+) -> Axes:
+    """Draw utility against leakage: every method a curve over its strength, from its weakest (small) to its strongest.
+
+    Up and to the left is better: the own label kept, the other one gone. Intervals are light crosses.
+
+    Args:
+        table: A row for each method and strength, with the columns method, strength (a number that orders the
+            method's points), leakage, leakage_low, leakage_high, utility, utility_low, utility_high; interval ends
+            may be NaN.
+        leakage_label, utility_label: The axes, with their units.
+        scale: What the columns' numbers are multiplied by: 100 turns shares into points.
+
+    Raises:
+        ValueError: If a column is missing, or a method has one strength twice.
+    """
+    axes = ("leakage", "utility")
+    needed = ["method", "strength", *(f"{axis}{end}" for axis in axes for end in ("", "_low", "_high"))]
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise ValueError(f"table must have the column {missing[0]}, got {', '.join(map(str, table.columns))}")
+    if table.duplicated(["method", "strength"]).any():
+        raise ValueError("table must hold each strength of a method once, got one twice")
+    for method, rows in table.groupby("method", sort=False):
+        rows = rows.sort_values("strength")
+        x, y = (scale * rows[axis].to_numpy() for axis in axes)
+        ends = {axis: scale * rows[[f"{axis}_low", f"{axis}_high"]].to_numpy().T for axis in axes}
+        color, marker = METHOD_COLORS.get(method, _OTHER_METHOD), METHOD_MARKERS.get(method, ".")
+        ax.hlines(y, *ends["leakage"], color=color, alpha=0.25, linewidth=1.2)
+        ax.vlines(x, *ends["utility"], color=color, alpha=0.25, linewidth=1.2)
+        ax.plot(x, y, color=color, linewidth=1.2, zorder=2)
+        sizes = np.linspace(20, 75, len(rows)) if len(rows) > 1 else [130]
+        ax.scatter(x, y, s=sizes, color=color, marker=marker, edgecolors="white", linewidths=0.6, zorder=3)
+        size = 8 if len(rows) > 1 else 9
+        ax.plot([], [], color=color, marker=marker, markersize=size, markeredgecolor="white", label=method)
+    ax.axvline(0, color=_GREY, linestyle=(0, (2, 1)), linewidth=1)
+    ax.set(xlabel=leakage_label, ylabel=utility_label)
+    ax.set_title(title, fontsize=11)
+    ax.grid(color="0.92")
+    ax.legend(
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        title="method\n(larger: stronger)",
+        title_fontsize=9,
+    )
     return ax
 
 

@@ -1,23 +1,18 @@
-"""What a linear model can read out of frozen features: cross-probes, with intervals and chance levels."""
+"""What a model can read out of frozen features: linear and nonlinear probes, with intervals and chance levels."""
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from d3s_utils.intervals import clustered_wilson
 from d3s_utils.metrics import Estimate
-from d3s_utils.randomness import numpy_generator
-
-REGULARISATIONS = (0.0003, 0.003, 0.03, 0.3, 3.0)  # scikit-learn's C, smaller is stronger
+from d3s_utils.probe_models import PROBE_MODELS, REGULARISATIONS, Setting, choose_setting, read_labels
 
 # Kattakinda, Levine, Feizi 2022 (arXiv:2211.10370): ResNet-50 trained with the penalty on ImageNet and D3S, 1000
 # classes and 10 backgrounds; no intervals were published.
@@ -31,24 +26,31 @@ PUBLISHED_CROSS_PROBES = {
 
 @dataclass(frozen=True)
 class Probe:
-    """The result of a linear probe on pictures that it was not trained on.
+    """The result of a probe on pictures that it was not trained on.
 
     Attributes:
         correct: Whether each tested picture's label was read out, shape (n,), bool.
         accuracy: Share of `correct`, with an interval that knows which pictures belong to one group.
         chance: Accuracy of guessing blindly, one over the number of labels.
         majority: Accuracy of always saying the label that training saw most.
-        regularisation: The C that was chosen.
+        setting: What was chosen, such as ``{"regularisation": 0.03}``; see `probe_models`.
+        kind: A key of `probe_models.PROBE_MODELS`.
     """
 
     correct: np.ndarray
     accuracy: Estimate
     chance: float
     majority: float
-    regularisation: float
+    setting: Setting
+    kind: str = "linear"
+
+    @property
+    def regularisation(self) -> float:
+        """The C that was chosen for a linear probe, NaN for another."""
+        return self.setting.get("regularisation", float("nan"))
 
 
-def linear_probe(
+def probe(
     train_features: ArrayLike,
     train_labels: ArrayLike,
     test_features: ArrayLike,
@@ -57,27 +59,32 @@ def linear_probe(
     train_groups: ArrayLike,
     test_groups: ArrayLike,
     seed: int,
-    regularisations: Sequence[float] = REGULARISATIONS,
+    kind: str = "linear",
+    settings: Sequence[Setting] | None = None,
     choice_share: float = 0.25,
+    device: str = "cpu",
 ) -> Probe:
-    """Train multinomial logistic regression on one set of pictures and test it on another.
+    """Train a probe on one set of pictures and test it on another.
 
-    The regularisation is chosen on `choice_share` of the training groups, then the probe is trained on all of them.
-    With too few groups to spare one, the strongest regularisation is taken.
+    The setting is chosen on `choice_share` of the training groups, then the probe is trained on all of them. With too
+    few groups to spare one, the first setting (the simplest model) is taken.
 
     Args:
         train_features, test_features: Shape (n, width) and (m, width).
         train_labels, test_labels: Shape (n,) and (m,).
         train_groups, test_groups: What pictures share with others, such as the foreground's id: groups are never
             torn apart, and the interval is about new groups.
-        seed: Of the choice of groups.
-        regularisations: Candidates for scikit-learn's C; of equally good ones the strongest is taken.
+        seed: Of the choice of groups, and of what a probe draws.
+        kind: ``linear`` (multinomial logistic regression), ``mlp``, ``nearest`` or ``boosted``.
+        settings: Candidates, the simplest first, which wins among equally good ones; the kind's own where None.
         choice_share: Share of the training groups that judge the candidates.
+        device: Where the probe is trained; boosting always is on the CPU.
 
     Raises:
         ValueError: If lengths differ, a feature is not finite, fewer than two labels are there to be told apart,
-            or a tested label was never trained.
+            a tested label was never trained, or `kind` is unknown.
     """
+    settings = _settings(kind, settings)
     train = _checked("train", train_features, train_labels, train_groups)
     test = _checked("test", test_features, test_labels, test_groups)
     widths = (train[0].shape[1], test[0].shape[1])
@@ -86,8 +93,27 @@ def linear_probe(
     unknown = sorted(set(test[1].tolist()) - set(train[1].tolist()))
     if unknown:
         raise ValueError(f"test_labels must be among the training labels, got {unknown[0]!r} too")
-    strength = _choose_regularisation(*train, regularisations, choice_share=choice_share, seed=seed)
-    return _tested(_fitted(train[0], train[1], strength), train[1], test, strength)
+    options = {"kind": kind, "seed": seed, "device": device}
+    setting = choose_setting(*train, settings, choice_share=choice_share, **options)
+    correct = read_labels(*train[:2], test[0], [setting], **options)[0] == test[1]
+    majority = float((test[1] == _most_frequent(train[1])).mean())
+    return Probe(
+        correct, clustered_wilson(correct, test[2]), 1 / len(np.unique(train[1])), majority, dict(setting), kind
+    )
+
+
+def linear_probe(*data: ArrayLike, regularisations: Sequence[float] = REGULARISATIONS, **options) -> Probe:
+    """Train multinomial logistic regression on one set of pictures and test it on another.
+
+    Args:
+        data: Training features and labels, test features and labels.
+        regularisations: Candidates for scikit-learn's C; of equally good ones the strongest is taken.
+        options: The other arguments of `probe`.
+
+    Raises:
+        ValueError: As in `probe`, or if a regularisation is not positive.
+    """
+    return probe(*data, kind="linear", settings=_regularisation_settings(regularisations), **options)
 
 
 def cross_validated_probe(
@@ -97,7 +123,9 @@ def cross_validated_probe(
     *,
     seed: int,
     folds: int = 5,
-    regularisations: Sequence[float] = REGULARISATIONS,
+    kind: str = "linear",
+    regularisations: Sequence[float] | None = None,
+    device: str = "cpu",
 ) -> Probe:
     """Train and test probes on the folds of one set of pictures, each picture tested once.
 
@@ -105,36 +133,40 @@ def cross_validated_probe(
     free of a label on the pictures which made them need not be free of it on others.
 
     Args:
-        features, labels, groups: As in `linear_probe`, of n pictures.
-        seed: Of the choices of regularisation; the folds depend on the groups only.
+        features, labels, groups: As in `probe`, of n pictures.
+        seed: Of the choices of setting; the folds depend on the groups only.
         folds: Number of folds, each of whole groups.
+        kind, device: As in `probe`.
+        regularisations: Candidates for a linear probe's C; `REGULARISATIONS` where None.
 
     Returns:
-        A probe whose `correct` is in the order given, and whose `regularisation` is the folds' median.
+        A probe whose `correct` is in the order given, and whose `setting` holds the folds' medians.
 
     Raises:
-        ValueError: As in `linear_probe`, or if there are fewer groups than folds.
+        ValueError: As in `probe`, or if there are fewer groups than folds.
     """
+    settings = _settings(kind, None if regularisations is None else _regularisation_settings(regularisations))
     features, labels, groups = _checked("fold", features, labels, groups)
     group_count = len(np.unique(groups))
     if not 2 <= folds <= group_count:
         raise ValueError(f"folds must be between 2 and the number of groups ({group_count}), got {folds}")
-    correct, majority, strengths = np.zeros(len(labels), dtype=bool), np.zeros(len(labels), dtype=bool), []
+    correct, majority, chosen = np.zeros(len(labels), dtype=bool), np.zeros(len(labels), dtype=bool), []
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     with warnings.catch_warnings():  # a label rarer than the folds is missing from some of them, and that is all
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         splits = list(splitter.split(features, labels, groups))
     for fold, (train, test) in enumerate(splits):
-        known = (features[train], labels[train], groups[train])
-        strengths.append(_choose_regularisation(*known, regularisations, choice_share=0.25, seed=seed + fold))
-        correct[test] = _fitted(*known[:2], strengths[-1]).predict(features[test]) == labels[test]
+        known, options = (features[train], labels[train]), {"kind": kind, "seed": seed + fold, "device": device}
+        chosen.append(choose_setting(*known, groups[train], settings, choice_share=0.25, **options))
+        correct[test] = read_labels(*known, features[test], chosen[-1:], **options)[0] == labels[test]
         majority[test] = labels[test] == _most_frequent(labels[train])
     return Probe(
         correct,
         clustered_wilson(correct, groups),
         1 / len(np.unique(labels)),
         float(majority.mean()),
-        float(np.median(strengths)),
+        {name: float(np.median([setting[name] for setting in chosen])) for name in chosen[0]},
+        kind,
     )
 
 
@@ -146,117 +178,69 @@ def cross_probes(
     *,
     group: str,
     seed: int,
+    kinds: Sequence[str] = ("linear",),
     fresh_folds: int = 5,
+    device: str = "cpu",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read every label from every set of features.
+    """Read every label from every set of features by every kind of probe.
 
     Args:
         train_features, test_features: By name (``foreground``, ``background``), shape (n, width) and (m, width).
         train, test: Tables of n and m rows whose columns of the same names hold the labels.
         group: The column that tells which pictures share a foreground.
-        seed: Of the choices of regularisation.
-        fresh_folds: Folds of `cross_validated_probe` on the tested pictures, fewer where there are fewer groups.
+        seed: Of the choices of setting.
+        kinds: Keys of `probe_models.PROBE_MODELS`.
+        fresh_folds: Folds of `cross_validated_probe` on the tested pictures, fewer where there are fewer groups; 0
+            leaves those probes out.
+        device: As in `probe`.
 
     Returns:
         Two tables. The first has a row for each probe, with the columns probe (such as
         ``foreground_from_background``), label, features, fresh (False: trained on `train`; True: a
-        `cross_validated_probe` on the tested pictures), value, low, high, n, chance, majority, regularisation. The
-        second has a row for each probe and tested picture: probe, fresh, picture (its place in `test`), group,
-        correct.
+        `cross_validated_probe` on the tested pictures), kind, value, low, high, n, chance, majority, regularisation
+        (NaN where the probe is not linear), setting (in words). The second has a row for each probe and tested
+        picture: probe, kind, fresh, picture (its place in `test`), group, correct.
     """
     summary, outcomes = [], []
-    for label in train_features:
-        for source in train_features:
-            name = f"{label}_from_{source}"
-            tested = (test_features[source], test[label], test[group])
-            folds = min(fresh_folds, test[group].nunique())
-            probes = {
-                False: linear_probe(
-                    train_features[source],
-                    train[label],
-                    *tested[:2],
-                    train_groups=train[group],
-                    test_groups=tested[2],
-                    seed=seed,
-                ),
-                True: cross_validated_probe(*tested, seed=seed, folds=folds),
-            }
-            for fresh, probe in probes.items():
-                estimate = probe.accuracy
-                summary.append(
-                    {
-                        "probe": name,
-                        "label": label,
-                        "features": source,
-                        "fresh": fresh,
-                        "value": estimate.value,
-                        "low": estimate.low,
-                        "high": estimate.high,
-                        "n": estimate.n,
-                        "chance": probe.chance,
-                        "majority": probe.majority,
-                        "regularisation": probe.regularisation,
-                    }
-                )
-                outcomes.append(
-                    pd.DataFrame(
-                        {
-                            "probe": name,
-                            "fresh": fresh,
-                            "picture": np.arange(len(test)),
-                            "group": np.asarray(tested[2]),
-                            "correct": probe.correct,
-                        }
-                    )
-                )
+    folds = min(fresh_folds, test[group].nunique())
+    for label, source, kind in product(train_features, train_features, kinds):
+        options = {"seed": seed, "kind": kind, "device": device}
+        tested = (test_features[source], test[label], test[group])
+        known = (train_features[source], train[label])
+        probes = {False: probe(*known, *tested[:2], train_groups=train[group], test_groups=tested[2], **options)}
+        if folds:
+            probes[True] = cross_validated_probe(*tested, folds=folds, **options)
+        for fresh, found in probes.items():
+            names = {"probe": f"{label}_from_{source}", "kind": kind, "fresh": fresh}
+            summary.append(
+                names
+                | {"label": label, "features": source}
+                | asdict(found.accuracy)
+                | {
+                    "chance": found.chance,
+                    "majority": found.majority,
+                    "regularisation": found.regularisation,
+                    "setting": ", ".join(f"{name} {number:g}" for name, number in found.setting.items()),
+                }
+            )
+            pictures = {"picture": np.arange(len(test)), "group": np.asarray(tested[2]), "correct": found.correct}
+            outcomes.append(pd.DataFrame(names | pictures))
     return pd.DataFrame(summary), pd.concat(outcomes, ignore_index=True)
 
 
-def _fitted(features: np.ndarray, labels: np.ndarray, strength: float) -> Pipeline | DummyClassifier:
-    if len(np.unique(labels)) < 2:  # a small fold may hold one label only: then that is all one can say
-        return DummyClassifier(strategy="most_frequent").fit(features, labels)
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(features, labels)
+def _settings(kind: str, settings: Sequence[Setting] | None) -> Sequence[Setting]:
+    if kind not in PROBE_MODELS:
+        raise ValueError(f"kind must be one of {', '.join(PROBE_MODELS)}, got {kind!r}")
+    settings = PROBE_MODELS[kind].settings if settings is None else settings
+    if not len(settings):
+        raise ValueError("settings must hold at least one candidate, got none")
+    return settings
 
 
-def _tested(probe: Pipeline | DummyClassifier, train_labels: np.ndarray, test: tuple, strength: float) -> Probe:
-    features, labels, groups = test
-    correct = probe.predict(features) == labels
-    return Probe(
-        correct,
-        clustered_wilson(correct, groups),
-        1 / len(np.unique(train_labels)),
-        float((labels == _most_frequent(train_labels)).mean()),
-        strength,
-    )
-
-
-def _choose_regularisation(
-    features: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    candidates: Sequence[float],
-    *,
-    choice_share: float,
-    seed: int,
-) -> float:
-    """Return the candidate with the best accuracy on groups that its probe did not see."""
+def _regularisation_settings(candidates: Sequence[float]) -> list[Setting]:
     if len(candidates) == 0 or min(candidates) <= 0:
         raise ValueError(f"regularisations must be positive numbers, at least one, got {list(candidates)}")
-    if len(candidates) == 1:
-        return float(candidates[0])
-    if not 0 < choice_share < 1:
-        raise ValueError(f"choice_share must be between 0 and 1, got {choice_share}")
-    names = np.unique(groups)
-    judges = max(1, round(choice_share * len(names)))
-    drawn = numpy_generator(seed, "regularisation").choice(names, judges, replace=False)
-    judging = np.isin(groups, drawn)
-    if len(np.unique(labels[~judging])) < 2:  # too few groups to spare one: the strongest is the careful choice
-        return float(min(candidates))
-    scores = {}
-    for strength in sorted(candidates):
-        probe = _fitted(features[~judging], labels[~judging], strength)
-        scores[strength] = (probe.predict(features[judging]) == labels[judging]).mean()
-    return float(max(scores, key=scores.get))
+    return [{"regularisation": float(each)} for each in sorted(candidates)]
 
 
 def _most_frequent(labels: np.ndarray):

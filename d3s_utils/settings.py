@@ -1,6 +1,7 @@
 """Every setting of a run in one validated place: a profile's file, and what the caller changes in it."""
 
 import difflib
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,9 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from d3s_utils.taxonomy import BACKGROUNDS, ImageNetClass, check_background, imagenet_class, imagenet_classes
 
 PROFILES = Path(__file__).parent / "profiles"
+RECOMMENDED = Path(__file__).parent / "models" / "mini_diffusion" / "recommended.json"  # written by notebook 00
 FILTER_NAMES = (  # of notebook 03
     "foreground", "background", "unsafe", "clip_foreground", "clip_background", "sharpness", "exposure", "duplicate",
 )  # fmt: skip
+
+LEARNED_METHODS = ("none", "adversarial", "wasserstein", "mine", "club", "hsic", "distance_covariance")
+FEATURE_METHODS = (*LEARNED_METHODS, "inlp", "leace")  # of notebook 05
+PROBE_KINDS = ("linear", "mlp", "nearest", "boosted")
 
 # What each notebook reads, beside `profile`, `output_dir` and `seed`; its parameters cell has the same names.
 NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -39,9 +45,17 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
         "real_photos_limit", "image_sets", "focus_pictures", "bootstrap_samples", "device",
     ),
     "05_invariant_features": (
-        "feature_backbone", "feature_components", "foreground_width", "background_width", "penalty_weight",
-        "warmup_steps", "training_steps", "training_batch_size", "learning_rate", "critic_steps", "critic_width",
-        "critic_learning_rate", "gradient_penalty", "feature_seeds", "bootstrap_samples", "device",
+        "feature_backbone", "feature_components", "feature_methods", "foreground_width", "background_width",
+        "penalty_weight", "penalty_weights", "inlp_rounds", "leace_directions", "warmup_steps", "training_steps",
+        "training_batch_size", "learning_rate", "critic_steps", "critic_width", "critic_learning_rate",
+        "gradient_penalty", "feature_seeds", "probe_kinds", "fine_tune", "bootstrap_samples", "device",
+    ),
+    "06_spurious_correlation": (
+        "spurious_method", "spurious_correlations", "spurious_seeds", "balanced_share",
+        "saliency_pictures", "feature_backbone", "feature_components", "foreground_width", "background_width",
+        "penalty_weight", "warmup_steps", "training_steps", "training_batch_size", "learning_rate", "critic_steps",
+        "critic_width", "critic_learning_rate", "gradient_penalty", "real_photos", "real_photos_limit",
+        "bootstrap_samples", "device",
     ),
     "07_backgrounds_challenge": (
         "classifiers", "classifier_batch_size", "classifier_precision", "in9_folder", "challenge_pictures",
@@ -81,6 +95,7 @@ AnyNames = Annotated[tuple[str, ...], Field(strict=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 
 
 class Settings(BaseModel):
@@ -173,9 +188,17 @@ class Settings(BaseModel):
     # 05 mutual-information-penalised features
     feature_backbone: str = Field(min_length=1, description="timm model whose frozen features are projected")
     feature_components: Count = Field(description="principal components of the frozen features that are kept")
+    feature_methods: Annotated[tuple[Literal[FEATURE_METHODS], ...], Field(strict=False, min_length=2)] = Field(
+        description=f"none first, then those that are compared with it, of {', '.join(FEATURE_METHODS)}"
+    )
     foreground_width: Count = Field(description="number of foreground features")
     background_width: Count = Field(description="number of background features")
-    penalty_weight: float = Field(ge=0, description="weight of the dependence penalty beside the cross-entropies")
+    penalty_weight: PositiveNumber = Field(description="weight of the dependence penalty beside the cross-entropies")
+    penalty_weights: Annotated[tuple[PositiveNumber, ...], Field(strict=False)] = Field(
+        description="further weights, positive, that make a curve of each method"
+    )
+    inlp_rounds: Counts = Field(description="rounds of INLP that are compared; the last is the main one")
+    leace_directions: Counts = Field(description="directions that LEACE erases, at most; the last is the main one")
     critic_steps: Count = Field(description="critic steps a feature step")
     gradient_penalty: float = Field(ge=0, description="weight of the critic's gradient penalty")
     warmup_steps: int = Field(ge=0, description="feature steps on cross-entropy alone, before the penalty")
@@ -185,6 +208,21 @@ class Settings(BaseModel):
     critic_width: Count = Field(description="width of a critic's first hidden layer; each next one has half")
     critic_learning_rate: PositiveNumber = Field(description="Adam's learning rate for the critics")
     feature_seeds: Count = Field(description="how many times features are learned, each time from another start")
+    probe_kinds: Annotated[tuple[Literal[PROBE_KINDS], ...], Field(strict=False, min_length=1)] = Field(
+        description=f"some of {', '.join(PROBE_KINDS)}; the first is the main one"
+    )
+    fine_tune: dict[str, Any] = Field(
+        description="backbone, photos and any of FinetuningOptions, to train a whole backbone too; empty trains none"
+    )
+
+    # 06 spurious correlation
+    spurious_method: Literal[LEARNED_METHODS] = Field(description="penalty by which the split of features is learned")
+    spurious_correlations: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)] = Field(
+        description="shares of a class's training pictures that show its own background; the largest is the headline's"
+    )
+    spurious_seeds: Count = Field(description="how many ties of classes and backgrounds are drawn, each with its split")
+    balanced_share: float = Field(gt=0, lt=1, description="share of training foregrounds kept for the balanced set")
+    saliency_pictures: int = Field(ge=0, description="guides, and results, whose heat map is measured; 0 for none")
 
     # 07 backgrounds challenge
     in9_folder: Place | None = Field(description="folder of the real Backgrounds Challenge; null imitates it")
@@ -198,6 +236,13 @@ class Settings(BaseModel):
         if wrong:
             raise ValueError(f"must be like kind:folder, {wrong[0]!r} is not")
         return tuple(f"{kind}:{_place(place)}" for kind, _, place in (entry.partition(":") for entry in value))
+
+    @field_validator("feature_methods")
+    @classmethod
+    def _begin_with_none(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value[0] != "none":
+            raise ValueError(f"must begin with none, the method that others are compared with, not with {value[0]}")
+        return _once(value)
 
     @field_validator("classifiers")
     @classmethod
@@ -244,7 +289,8 @@ def load_settings(profile: str = "mini", **overrides: Any) -> Settings:
 
     Args:
         profile: One of `profile_names`.
-        overrides: Fields of `Settings`; None means the profile's value.
+        overrides: Fields of `Settings`; None means the profile's value. The strength and the two guidance scales may
+            be ``"recommended"``: what notebook 00 chose for the bundled model, so that its weights bring their own.
 
     Raises:
         SettingsError: If a name is unknown or a value does not fit; it names the parameter, what is allowed
@@ -259,6 +305,9 @@ def load_settings(profile: str = "mini", **overrides: Any) -> Settings:
         allowed = ", ".join(sorted(Settings.model_fields))
         raise SettingsError(f"{unknown[0]!r} is no setting{_closest(unknown[0])}; the settings are: {allowed}")
     values |= {name: value for name, value in overrides.items() if value is not None}
+    if "recommended" in (values[name] for name in ("strength", "guidance_scale", "dream_guidance_scale")):
+        recommended = json.loads(RECOMMENDED.read_text(encoding="utf-8"))
+        values |= {name: value for name, value in recommended.items() if values[name] == "recommended"}
     try:
         return Settings(profile=profile, **values)
     except ValidationError as error:

@@ -4,34 +4,39 @@ from d3s_utils.module_imports import PACKAGE, imported_modules
 
 FLOORS = {
     0: (
-        "atomic_files", "batching", "checkpoints", "devices", "module_imports", "paste_finding", "photos",
-        "placing", "preprocessing", "probe_figures", "processes", "progress_lines", "randomness",
-        "row_appender", "saliency", "scene_mining", "softmax_regression", "taxonomy",
+        "atomic_files", "batching", "checkpoints", "devices", "finetuning_options", "information_bounds",
+        "module_imports", "mutual_information", "paste_finding", "photos", "placing", "preprocessing",
+        "probe_figures", "processes", "progress_lines", "randomness", "resumable", "row_appender", "saliency",
+        "scene_mining", "softmax_regression", "softmax_solver", "taxonomy",
     ),
     1: (
-        "classifiers", "d3s_reading", "dataset_export", "dependence", "figures", "group_samples",
-        "guide_distance", "in9_imitation", "masks", "metrics", "photo_sources", "pipelines", "png_files",
-        "prediction_store", "settings", "spurious_task",
+        "classifiers", "codelength", "coloured_digits", "d3s_reading", "dataset_export", "erasers", "figures",
+        "finetuning_data", "group_samples", "guide_distance", "in9_imitation", "kernel_dependence", "masks",
+        "metrics", "perceptron", "photo_sources", "pipelines", "png_files", "prediction_store", "probe_models",
+        "probe_speed", "settings", "spurious_task",
     ),
     2: (
         "accuracy_figures", "background_classifier", "benchmark_readers", "compositing", "dataset_card",
         "dreaming", "expected_cost", "generation_figures", "group_robustness", "image_safety", "in9_variants",
-        "intervals", "invariant_features", "model_card", "notebook_run", "picture_quality", "report",
-        "training_photos", "zero_shot", "zoo_loaders",
+        "intervals", "model_card", "notebook_run", "picture_quality", "report", "split_network",
+        "spurious_sets", "training_photos", "variational_dependence", "wasserstein_dependence", "zero_shot",
+        "zoo_loaders",
     ),
     3: (
         "autoencoder_training", "background_training", "backgrounds_challenge", "calibration", "classifier_zoo",
-        "compositing_speed", "gathering", "generation_requests", "group_evaluation", "guides", "image_sets",
-        "lpips_diversity", "notebook_graph", "panel", "picture_statistics", "probes", "spurious_figures",
+        "compositing_speed", "dependence", "finetuned_features", "gathering", "generation_requests",
+        "group_evaluation", "guides", "image_sets", "information_left", "lpips_diversity", "matching_gap",
+        "notebook_graph", "panel", "picture_statistics", "probes", "separation_tradeoff", "spurious_figures",
         "training_pictures", "votes",
     ),
     4: (
         "annotation_tasks", "challenge_figures", "decoded_critic", "dreamt_photos", "evaluation",
-        "generator_quality", "job", "manifest", "one_pass", "reference_photos",
+        "generator_quality", "head_saliency", "invariant_features", "job", "manifest", "one_pass",
+        "reference_photos", "split_game", "spurious_heads",
     ),
     5: (
         "annotation_answers", "annotation_pages", "challenge_inputs", "d3s_import", "diffusion_training",
-        "foreground_bootstrap", "generation", "one_pass_speed", "validation",
+        "finetuning", "foreground_bootstrap", "generation", "one_pass_speed", "validation",
     ),
     6: (
         "annotation", "d3s_layout", "generation_speed", "paste_biases", "people", "subgroup_measures",

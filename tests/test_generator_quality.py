@@ -10,7 +10,14 @@ from PIL import Image
 from d3s_utils.background_classifier import load_background_head
 from d3s_utils.classifiers import load_classifier, predict
 from d3s_utils.dreaming import DreamOptions, dream_from_guides
-from d3s_utils.generator_quality import dreaming_cost, judge_pictures, load_judges, picture_features, setting_curve
+from d3s_utils.generator_quality import (
+    dreaming_cost,
+    judge_pictures,
+    load_judges,
+    picture_features,
+    recommended_value,
+    setting_curve,
+)
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.taxonomy import IN9, in9_of_logits
 
@@ -81,3 +88,21 @@ def test_the_cost_of_a_dream_is_given_in_forward_passes(judges, pipeline):
     assert list(cost["round"]) == [0, 1]
     assert (cost[["dreamt_per_second", "classified_per_second"]] > 0).all(axis=None)
     np.testing.assert_allclose(cost["passes"], cost["classified_per_second"] / cost["dreamt_per_second"])
+
+
+def test_the_greatest_strength_that_keeps_both_labels_is_recommended():
+    found = {"foreground_agreement": [0.9, 0.8, 0.5], "background_agreement": [0.8, 0.7, 0.9]}
+    curve = pd.DataFrame(
+        [{"at": at, "measure": name, "value": values[i]} for name, values in found.items()
+         for i, at in enumerate((0.3, 0.5, 0.7))]
+    )  # fmt: skip
+    reachable = {"foreground_agreement": 0.7, "background_agreement": 0.7}
+    assert recommended_value(curve.sample(frac=1, random_state=0), reachable) == 0.5
+    assert recommended_value(curve, {"foreground_agreement": 0.95, "background_agreement": 0.8}) == 0.3, "the nearest"
+    assert recommended_value(curve, {"background_agreement": 0.85}) == 0.7
+    with pytest.raises(ValueError, match=r"wanted must name measures of the curve .* got \['beauty'\]"):
+        recommended_value(curve, {"beauty": 1.0})
+    with pytest.raises(ValueError, match=r"wanted must name measures .* got none"):
+        recommended_value(curve, {})
+    with pytest.raises(ValueError, match="curve must have at least one value"):
+        recommended_value(curve[:0], reachable)

@@ -50,7 +50,7 @@ def test_an_estimate_is_a_number_in_its_interval(parts, message):
         Estimate(*parts)
 
 
-@pytest.mark.parametrize("name", ["Top1", "top-1", "a/b/c", "top1_", "lite0/", "/top1", "two words", ""])
+@pytest.mark.parametrize("name", ["Top1", "top-1", "a/b/c/d", "top1_", "lite0/", "/top1", "two words", ""])
 def test_bad_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="snake_case"):
         write(tmp_path, metrics={name: GOOD["foreground_agreement"]})

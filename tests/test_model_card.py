@@ -51,6 +51,11 @@ def test_the_card_holds_the_numbers_in_text_and_as_hugging_face_reads_them(tmp_p
 def test_the_shipped_card_is_that_of_the_shipped_weights():
     record = read_metrics(BUNDLED_FOLDER / "metrics.json")
     assert record["provenance"]["weights"]["mini_diffusion"] == load_pipeline("bundled", device="cpu").sha256
+    settings = record["provenance"]["settings"]
+    assert json.loads((BUNDLED_FOLDER / "recommended.json").read_text()) == {
+        "strength": settings["strength"], "guidance_scale": settings["guidance_scale"],
+        "dream_guidance_scale": settings["dream_guidance_scale"],
+    }, "what mini does is what was measured"  # fmt: skip
     text = (BUNDLED_FOLDER / "README.md").read_text()
     for row in target_table(record["metrics"]).itertuples():
         assert f"| {row.meaning} | {row.value:.3g} [{row.low:.3g}, {row.high:.3g}] |" in text

@@ -15,36 +15,54 @@ PICTURES = {
 TINY = {
     "feature_components": 12, "foreground_width": 4, "background_width": 4, "warmup_steps": 3, "training_steps": 9,
     "training_batch_size": 16, "critic_steps": 2, "critic_width": 16, "feature_seeds": 2, "bootstrap_samples": 100,
-    "device": "cpu",
+    "feature_methods": ["none", "wasserstein", "club", "hsic", "inlp", "leace"], "penalty_weights": [1.0],
+    "inlp_rounds": [1, 2], "leace_directions": [1, 2], "device": "cpu",
 }  # fmt: skip
-FIGURES = ("training_curves", "cross_probes", "cross_probe_intervals", "fresh_probes", "foreground_features")
+THROUGH = {"fine_tune": {"steps": 2, "warmup_steps": 1, "batch_size": 8, "critic_steps": 1, "log_every": 1}}
+FIGURES = ("coloured_digits", "training_curves", "cross_probes", "cross_probe_intervals", "leakage_utility",
+           "foreground_features")  # fmt: skip
 
 pytestmark = pytest.mark.notebook
 
 
-def run(root, tmp_path):
+def run(root, tmp_path, **changes):
     papermill.execute_notebook(
         root / "notebooks" / "05_invariant_features.ipynb", tmp_path / "executed.ipynb",
-        parameters={**TINY, "output_dir": str(tmp_path / "outputs")}, cwd=tmp_path, progress_bar=False,
+        parameters={**TINY, **changes, "output_dir": str(tmp_path / "outputs")}, cwd=tmp_path, progress_bar=False,
     )  # fmt: skip
     return tmp_path / "outputs" / "mini" / "05_invariant_features"
 
 
 def test_every_number_figure_and_table_is_there(root, tmp_path):
     write_tiny_outputs(load_settings("mini", output_dir=str(tmp_path / "outputs"), **PICTURES))
-    folder = run(root, tmp_path)
+    folder = run(root, tmp_path, **THROUGH)
     record = read_metrics(folder / "metrics.json")
-    for method in ("none", "wasserstein"):
+    for method in (*TINY["feature_methods"], "finetuned"):
         for probe in ("foreground_from_foreground", "background_from_foreground"):
-            assert record["metrics"][f"{method}/{probe}"].n == 27
-            assert record["metrics"][f"{method}/{probe}_fresh"].n == 27
+            for kind in ("", "_mlp", "_fresh"):
+                assert record["metrics"][f"{method}/{probe}{kind}"].n == 27
+    assert record["metrics"]["wasserstein/background_from_foreground_nats"].n == 27
+    assert -0.5 <= record["metrics"]["hsic/leakage"].value <= 1
     assert record["metrics"]["backbone/foreground"].low > 1 / 3  # the colours tell the class
     assert "27 held-out pictures" in record["answer"]
     for name in FIGURES:
         assert (folder / f"{name}.png").stat().st_size > 10_000
     probes = pd.read_parquet(folder / "probes.parquet")
-    assert len(probes) == 2 * 2 * 4 * 2
     assert probes["chance"].tolist() == pytest.approx([1 / 3] * len(probes))
     assert len(pd.read_parquet(folder / "outcomes.parquet")) == len(probes) * 27
-    assert len(pd.read_parquet(folder / "dependence.parquet")) == 2 * 2 * 2
+    runs = probes.groupby("method")[["strength", "seed"]].agg(lambda x: x.nunique())
+    assert runs.loc["wasserstein"].tolist() == [2, 2]
+    assert runs.loc["inlp"].tolist() == [2, 1]
+    curve = pd.read_csv(folder / "tradeoff.csv")
+    assert set(curve["protocol"]) == {"linear", "mlp", "linear, fresh", "mlp, fresh"}
+    assert set(pd.read_csv(folder / "estimates.csv")["estimator"]) >= {"counted", "mine", "club", "hsic"}
     assert (folder / "features.npz").exists()
+    assert list((folder / "finetuned" / "tensorboard").iterdir())
+
+    killed = folder / "checkpoints" / "hsic_3_1.pt"
+    before = {path.name: path.stat().st_mtime_ns for path in killed.parent.iterdir()}
+    killed.unlink()  # as a run leaves it that was killed while it learned these features
+    run(root, tmp_path, **THROUGH)
+    again = {path.name: path.stat().st_mtime_ns for path in killed.parent.iterdir()}
+    assert [name for name in before if again[name] != before[name]] == ["hsic_3_1.pt"], "what had ended is not repeated"
+    assert read_metrics(folder / "metrics.json")["metrics"] == record["metrics"]

@@ -133,6 +133,27 @@ def test_cross_probes_name_every_pair_and_find_the_planted_leak():
     assert outcomes["picture"].max() == 159
 
 
+def test_cross_probes_of_several_kinds_and_without_fresh_ones():
+    table = pd.DataFrame({"foreground": np.arange(24) % 2, "background": np.arange(24) // 2 % 3})
+    table["guide"] = np.arange(24) // 6
+    features = {name: 5 * np.eye(3)[table[name]] + np.arange(24)[:, None] % 5 / 50 for name in table.columns[:2]}
+    tables = features, features, table, table
+    summary, outcomes = cross_probes(*tables, group="guide", seed=0, kinds=("linear", "nearest"), fresh_folds=0)
+    assert summary.groupby("kind", sort=False).size().to_dict() == {"linear": 4, "nearest": 4}
+    assert not summary["fresh"].any()
+    linear = cross_probes(*tables, group="guide", seed=0)[0]
+    assert set(linear["kind"]) == {"linear"}
+    pd.testing.assert_frame_equal(
+        linear[~linear["fresh"]].reset_index(drop=True), summary[summary["kind"] == "linear"].reset_index(drop=True)
+    )
+    assert summary.loc[summary["kind"] == "nearest", "setting"].str.startswith("neighbours ").all()
+    assert summary["regularisation"].isna().tolist() == [False, True] * 4
+    assert len(outcomes) == 8 * 24
+    assert outcomes.groupby(["probe", "kind"])["correct"].mean().to_dict() == pytest.approx(
+        summary.set_index(["probe", "kind"])["value"].to_dict()
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,7 +1,17 @@
+import json
+
 import pytest
 import yaml
 
-from d3s_utils.settings import NOTEBOOK_SETTINGS, PROFILES, Settings, SettingsError, load_settings, profile_names
+from d3s_utils.settings import (
+    NOTEBOOK_SETTINGS,
+    PROFILES,
+    RECOMMENDED,
+    Settings,
+    SettingsError,
+    load_settings,
+    profile_names,
+)
 from d3s_utils.taxonomy import BACKGROUNDS
 
 
@@ -23,6 +33,19 @@ def test_paper_has_the_size_of_the_paper():
 
 def test_an_override_of_none_is_the_profiles_value():
     assert load_settings("mini", strength=None, seed=3) == load_settings("mini", seed=3)
+
+
+def test_the_bundled_weights_bring_their_own_settings(monkeypatch, tmp_path):
+    shipped = json.loads(RECOMMENDED.read_text())
+    assert sorted(shipped) == ["dream_guidance_scale", "guidance_scale", "strength"]
+    settings = load_settings("mini", guidance_scale=7.0)
+    assert (settings.strength, settings.guidance_scale) == (shipped["strength"], 7.0)
+    monkeypatch.setattr("d3s_utils.settings.RECOMMENDED", tmp_path / "other.json")
+    (tmp_path / "other.json").write_text(json.dumps(shipped | {"strength": 0.77}))
+    assert load_settings("mini").strength == load_settings("paper", strength="recommended").strength == 0.77
+    assert load_settings("paper").strength == 0.9
+    with pytest.raises(SettingsError, match=r"steps must be a valid integer .* got 'recommended'"):
+        load_settings("mini", steps="recommended")
 
 
 def test_class_names_become_synsets():

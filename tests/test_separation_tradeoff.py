@@ -1,0 +1,64 @@
+"""Leakage and utility by hand, and where curves cross a wanted utility."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from d3s_utils.separation_tradeoff import leakage_at_utility, separation_scores, tradeoff_curve
+
+PROBES = [f"{label}_from_{source}" for label in ("foreground", "background") for source in ("foreground", "background")]
+CHANCES = pd.DataFrame({"probe": PROBES, "chance": [0.2, 0.2, 0.5, 0.5]})
+
+
+def outcomes(shares, **run):
+    """Ten pictures of five groups; `shares` of them are read rightly, by probe."""
+    rows = [
+        {"probe": probe, "group": f"g{i % 5}", "correct": i < round(10 * share), **run}
+        for probe, share in zip(PROBES, shares, strict=True)
+        for i in range(10)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_leakage_and_utility_by_hand():
+    scores = separation_scores(outcomes([0.9, 0.6, 0.5, 0.7], method="none", strength=0.0, seed=0), CHANCES)
+    row = tradeoff_curve(scores, seed=0, samples=200).iloc[0]
+    assert row["utility"] == pytest.approx((0.9 + 0.7) / 2)
+    assert row["leakage"] == pytest.approx(((0.6 - 0.2) / 0.8 + (0.5 - 0.5) / 0.5) / 2)
+    for measure in ("utility", "leakage"):
+        assert row[f"{measure}_low"] < row[measure] < row[f"{measure}_high"]
+
+
+def test_chance_is_no_leakage_and_certainty_is_all():
+    for shares, expected in (([1, 0.2, 0.5, 1], 0.0), ([1, 1, 1, 1], 1.0)):
+        scores = separation_scores(outcomes(shares, method="a", strength=1.0, seed=0), CHANCES)
+        assert tradeoff_curve(scores, seed=0, samples=50)["leakage"].iloc[0] == pytest.approx(expected)
+
+
+def test_starts_are_averaged_and_counted():
+    table = pd.concat([outcomes([s, 0.2, 0.5, s], method="a", strength=1.0, seed=i) for i, s in enumerate((0.4, 0.8))])
+    row = tradeoff_curve(separation_scores(table, CHANCES), seed=0, samples=50).iloc[0]
+    assert (row["seeds"], row["utility"]) == (2, pytest.approx(0.6))
+
+
+def test_leakage_at_equal_utility_is_read_off_the_curve():
+    curve = pd.DataFrame(
+        [("none", 0.0, 1.0, 0.6), ("good", 3.0, 0.8, 0.0), ("good", 1.0, 0.96, 0.2), ("bad", 1.0, 0.8, 0.5)],
+        columns=["method", "strength", "utility", "leakage"],
+    )
+    found = leakage_at_utility(curve, 0.9)
+    assert found["none"] == 0.6
+    assert found["bad"] == pytest.approx(0.55)
+    assert found["good"] == pytest.approx(0.2 * (1 - 0.06 / 0.16))
+    assert leakage_at_utility(curve, 0.8)["good"] == 0.0
+    assert np.isnan(leakage_at_utility(curve, 1.1)).all()
+    with pytest.raises(ValueError, match=r"start must be a method of the curve \(none, good, bad\), got 'plain'"):
+        leakage_at_utility(curve, 0.9, start="plain")
+
+
+def test_mistakes_are_named():
+    table = outcomes([1, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"outcomes must have the columns .* lacks group"):
+        separation_scores(table.drop(columns="group"), CHANCES)
+    with pytest.raises(ValueError, match="chances must have one row for each probe"):
+        separation_scores(table, CHANCES[:2])
