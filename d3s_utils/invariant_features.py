@@ -271,14 +271,17 @@ def learn_features(
     for step in bar:
         penalised = step > warmup_steps
         estimates = [0.0, 0.0]
-        if penalised:
+        if penalised and any(dependence.parts for dependence in dependences):  # there is something to fit
             estimates = _fit_dependences(dependences, projection, white, labels[::-1], draw, critic_steps)
         rows = draw()
         halves, entropies = projection.cross_entropies(white[rows], [each[rows] for each in labels])
         loss = sum(entropies)
         if penalised:
-            for dependence, half, other in zip(dependences, halves, labels[::-1], strict=True):
-                loss = loss + penalty_weight * dependence.penalty(half, other[rows])
+            for i, (dependence, half, other) in enumerate(zip(dependences, halves, labels[::-1], strict=True)):
+                penalty = dependence.penalty(half, other[rows])
+                loss = loss + penalty_weight * penalty
+                if not dependence.parts:
+                    estimates[i] = penalty.item()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"method {method}: the loss at step {step} is {loss.item()}")
         optimizer.zero_grad(set_to_none=True)

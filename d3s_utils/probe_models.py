@@ -94,7 +94,7 @@ def read_mlp(
         )
     ]
     factors = torch.tensor(decays, device=device)
-    optimizer = torch.optim.Adam(parameters, lr=_MLP_LEARNING_RATE)
+    optimizer = torch.optim.Adam(parameters, lr=_MLP_LEARNING_RATE, fused=True)
     found = {}
     for step in range(1, max(steps) + 1):
         rows = slice(None)

@@ -22,12 +22,15 @@ from d3s_utils.settings import NOTEBOOK_SETTINGS, Settings, find_root
 TEMPLATE, SORTING = "report_template.html", "report_table.js"
 MODEL_FOLDER = Path(__file__).parent / "models" / "mini_diffusion"
 TRAINING_STEM = "00_train_mini_diffusion"
-# A metric with one of these words is a share of 1 and is shown in percent; a drop in percentage points.
 _OF_VOTES = ("krippendorff_alpha/", "filter_")  # metrics of notebook 03 that rest on votes
+# A metric with one of these words is a share of 1 and is shown in percent, with one of those a difference of shares in
+# percentage points, with one of the last neither.
 _SHARES = {
-    "acceptance", "accuracy", "agreement", "from", "gap", "in9", "kept", "precision", "rate", "recall", "share", "top1",
-    "top5",
+    "acceptance", "accuracy", "agreement", "average", "closed", "from", "in9", "kept", "leakage", "matching", "out",
+    "overlap", "photo", "precision", "rate", "recall", "safe", "share", "top1", "top5", "utility", "worst",
 }  # fmt: skip
+_DIFFERENCES = {"behind", "drop", "gap", "less", "reduction"}
+_NO_SHARES = {"nats", "ratio"}
 WEBP_LIMIT = 16_383  # pixels on a side
 _WORDS = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}
 
@@ -183,10 +186,10 @@ def number_row(name: str, estimate: Estimate) -> Row:
     readable = ": ".join([*prefix, _words(last)])
     n = f"{estimate.n:,}"
     above_one = max(abs(estimate.low), abs(estimate.high)) > 1
-    if not words & _SHARES or (above_one and "relative" not in words):
+    if not _is_share(name) or (above_one and not words & {"relative", "closed"}):
         return Row(readable, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}", n)
     low, middle, high = (100 * part for part in (estimate.low, estimate.value, estimate.high))
-    unit = "points" if words & {"drop", "gap"} else "%"
+    unit = "points" if words & _DIFFERENCES and "closed" not in words else "%"
     scale = (low, middle, high) if low >= 0 and not above_one else (None, None, None)
     return Row(readable, f"{middle:.1f} {unit}", f"{low:.1f} to {high:.1f}", n, *scale)
 
@@ -216,14 +219,15 @@ def _cell(row: Mapping[str, Any], name: str) -> Cell:
         return Cell("–", "")
     if isinstance(value, str):
         return Cell(value, value)
-    share = _is_share(name) and abs(value) <= 1 and isinstance(value, float)
+    share = _is_share(name) and isinstance(value, float)
     numbers = [f"{100 * part:.1f}" if share else f"{part:.4g}" if isinstance(part, float) else f"{part:,}"
                for part in (value, low, high) if part is not None and not pd.isna(part)]  # fmt: skip
     return Cell(numbers[0] + (f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""), repr(float(value)))
 
 
 def _is_share(name: str) -> bool:
-    return bool(set(name.split("_")) & (_SHARES | {"drop"}))
+    words = set(re.split(r"[/_]", name))
+    return bool(words & (_SHARES | _DIFFERENCES)) and not words & _NO_SHARES
 
 
 def _words(name: str) -> str:

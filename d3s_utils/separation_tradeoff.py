@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from d3s_utils.intervals import bootstrap_mean
+from d3s_utils.randomness import numpy_generator
 
 MEASURES = ("leakage", "utility")
 
@@ -83,19 +84,95 @@ def leakage_at_utility(curve: pd.DataFrame, utility: float, *, start: str = "non
     Raises:
         ValueError: If `start` is not in the curve.
     """
-    begin = curve[curve["method"] == start]
-    if begin.empty:
+    if start not in set(curve["method"]):
         raise ValueError(f"start must be a method of the curve ({', '.join(curve['method'].unique())}), got {start!r}")
-    found = {}
-    for method, part in curve.groupby("method", sort=False):
-        points = part.sort_values("strength")
-        if method != start:
-            points = pd.concat([begin, points])
-        kept, leaks = points["utility"].to_numpy(), points["leakage"].to_numpy()
-        reached = list(leaks[kept >= utility])
-        for i in range(len(kept) - 1):
-            if (kept[i] - utility) * (kept[i + 1] - utility) < 0:  # the curve crosses the wanted utility here
-                share = (utility - kept[i]) / (kept[i + 1] - kept[i])
-                reached.append(leaks[i] + share * (leaks[i + 1] - leaks[i]))
-        found[method] = min(reached, default=np.nan)
+    kept, leaks = curve["utility"].to_numpy(float), curve["leakage"].to_numpy(float)
+    found = {
+        method: float(_least_leakage(kept[points], leaks[points], utility))
+        for method, points in _curve_points(curve, start).items()
+    }
     return pd.Series(found, name="leakage")
+
+
+def equal_utility(
+    scores: pd.DataFrame, *, start: str = "none", allowed: float = 0.01, seed: int, samples: int = 2000
+) -> pd.DataFrame:
+    """Compare methods by `leakage_at_utility`, where at most `allowed` of the utility of `start` is lost.
+
+    Each bootstrap draw takes groups with all their pictures, probes and starts, draws every curve anew from them, and
+    reads it at the draw's own utility: so what a group adds to two methods cancels in their difference.
+
+    Args:
+        scores: From `separation_scores`, with the columns method, strength and seed.
+        start: Where every curve begins, at no strength.
+        allowed: Loss of utility, a share.
+        seed: Of the bootstrap.
+        samples: Number of draws.
+
+    Returns:
+        A row for each method, in the order given: method, leakage, leakage_low, leakage_high (NaN where it never
+        keeps the utility), behind, behind_low, behind_high (by how much it leaks more than the *winner*, which is
+        the method other than `start` that leaks least), p_value (of no such difference, two-sided, by the add-one
+        rule), undefined (share of draws in which it or the winner keeps too little; they are left out). The winner
+        has 0 and p 1; all four are NaN where no method keeps the utility.
+
+    Raises:
+        ValueError: If `start` is not in the scores.
+    """
+    curve = scores.groupby(["method", "strength"], sort=False).ngroup().to_numpy()
+    places = scores[["method", "strength"]].drop_duplicates(ignore_index=True)
+    if start not in set(places["method"]):
+        raise ValueError(f"start must be one of {', '.join(places['method'].unique())}, got {start!r}")
+    group = np.unique(scores["group"].astype(str), return_inverse=True)[1]
+    sums, counts = np.zeros((2, len(MEASURES), len(places), group.max() + 1))
+    measure = scores["measure"].map({name: i for i, name in enumerate(MEASURES)}).to_numpy()
+    np.add.at(sums, (measure, curve, group), scores["score"].to_numpy(float))
+    np.add.at(counts, (measure, curve, group), 1.0)
+    size = group.max() + 1
+    drawn = numpy_generator(seed, "equal utility").multinomial(size, np.full(size, 1 / size), size=samples)
+    weights = np.concatenate([np.ones((1, size)), drawn])  # the first row is what was measured
+    leaks, kept = (weights @ sums[i].T / (weights @ counts[i].T) for i in range(2))
+    wanted = kept[:, [places.index[places["method"] == start][0]]] - allowed
+    least = {
+        method: _least_leakage(kept[:, points], leaks[:, points], wanted)
+        for method, points in _curve_points(places, start).items()
+    }
+    rivals = {method: draws[0] for method, draws in least.items() if method != start and np.isfinite(draws[0])}
+    best = least[min(rivals, key=rivals.get)] if rivals else np.full(samples + 1, np.nan)
+    return pd.DataFrame([{"method": method} | _against(draws, best) for method, draws in least.items()])
+
+
+def _curve_points(table: pd.DataFrame, start: str) -> dict[str, np.ndarray]:
+    """Return the rows of each method's curve, from `start` on in order of strength."""
+    table = table.reset_index(drop=True)
+    begin = table.index[table["method"] == start].to_numpy()
+    curves = {}
+    for method, part in table.groupby("method", sort=False):
+        own = part.sort_values("strength").index.to_numpy()
+        curves[method] = own if method == start else np.concatenate([begin, own])
+    return curves
+
+
+def _least_leakage(kept: np.ndarray, leaks: np.ndarray, utility: float | np.ndarray) -> np.ndarray:
+    """Return the least leakage (…) along curves (…, points) where utility is at least `utility` (…, 1); or NaN."""
+    reached = np.where(kept >= utility, leaks, np.inf)
+    above = kept - utility
+    crossing = above[..., :-1] * above[..., 1:] < 0
+    step = np.where(crossing, kept[..., 1:] - kept[..., :-1], 1.0)
+    between = leaks[..., :-1] - above[..., :-1] / step * (leaks[..., 1:] - leaks[..., :-1])
+    least = np.concatenate([reached, np.where(crossing, between, np.inf)], axis=-1).min(-1)
+    return np.where(np.isfinite(least), least, np.nan)
+
+
+def _against(draws: np.ndarray, best: np.ndarray) -> dict[str, float]:
+    """Return a method's row of `equal_utility`; the first of each kind of draw is what was measured."""
+    names = ("leakage", "behind")
+    row, usable = {}, np.isfinite(draws[1:]) & np.isfinite(best[1:])
+    for name, values in zip(names, (draws, draws - best), strict=True):
+        some = values[1:][usable if name == "behind" else np.isfinite(values[1:])]
+        low, high = np.quantile(some, [0.025, 0.975]) if len(some) and np.isfinite(values[0]) else (np.nan,) * 2
+        row |= {name: values[0], f"{name}_low": min(low, values[0]), f"{name}_high": max(high, values[0])}
+    difference = (draws - best)[1:][usable]
+    beyond = min((difference <= 0).sum(), (difference >= 0).sum())
+    p_value = min(1.0, 2 * (beyond + 1) / (len(difference) + 1)) if np.isfinite(row["behind"]) else np.nan
+    return row | {"p_value": p_value, "undefined": 1 - usable.mean()}

@@ -19,6 +19,7 @@ FILTER_NAMES = (  # of notebook 03
 
 LEARNED_METHODS = ("none", "adversarial", "wasserstein", "mine", "club", "hsic", "distance_covariance")
 FEATURE_METHODS = (*LEARNED_METHODS, "inlp", "leace")  # of notebook 05
+KERNEL_METHODS = ("hsic", "distance_covariance")  # of the learned ones, those without a critic
 PROBE_KINDS = ("linear", "mlp", "nearest", "boosted")
 
 # What each notebook reads, beside `profile`, `output_dir` and `seed`; its parameters cell has the same names.
@@ -202,7 +203,9 @@ class Settings(BaseModel):
     critic_steps: Count = Field(description="critic steps a feature step")
     gradient_penalty: float = Field(ge=0, description="weight of the critic's gradient penalty")
     warmup_steps: int = Field(ge=0, description="feature steps on cross-entropy alone, before the penalty")
-    training_steps: Count = Field(description="feature steps in all")
+    training_steps: Count = Field(
+        description=f"feature steps in all; {' and '.join(KERNEL_METHODS)}, which have no critic, take twice as many"
+    )
     training_batch_size: int = Field(ge=2, description="images a step, at least 2")
     learning_rate: PositiveNumber = Field(description="Adam's learning rate for the features")
     critic_width: Count = Field(description="width of a critic's first hidden layer; each next one has half")
@@ -272,6 +275,10 @@ class Settings(BaseModel):
     def folder(self, stem: str) -> Path:
         """Return the output folder of the notebook `stem`; it may not exist yet."""
         return self.run_folder / stem
+
+    def training_steps_of(self, method: str) -> int:
+        """Return the feature steps of a method: `training_steps`, or twice as many where no critic trains between."""
+        return self.training_steps * (2 if method in KERNEL_METHODS else 1)
 
     def of_notebook(self, stem: str) -> dict[str, Any]:
         """Return the parameters of the notebook `stem`: the run's own three and its `NOTEBOOK_SETTINGS`."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -77,7 +78,13 @@ class SoftmaxProblem:
         self.onehot = one_hot(labels.long(), label_count).to(features)
 
     def solve(
-        self, penalty: float, *, start: SoftmaxFit | None = None, tolerance: float = 1e-6, iterations: int = 500
+        self,
+        penalty: float,
+        *,
+        start: SoftmaxFit | None = None,
+        tolerance: float = 1e-6,
+        target: float = -np.inf,
+        iterations: int = 500,
     ) -> SoftmaxFit:
         """Minimise the objective.
 
@@ -86,6 +93,7 @@ class SoftmaxProblem:
             start: Where to begin, such as the solution for a stronger penalty; zero where None.
             tolerance: The estimated gap, as a share of the objective, at which it stops; 1e-6 keeps the true one below
                 1e-4.
+            target: An objective that is good enough: it stops there too.
             iterations: At most this many steps.
 
         Raises:
@@ -102,12 +110,14 @@ class SoftmaxProblem:
         decay = penalty * torch.square(scale)
         decay[:, -1] = 0
         point = head / scale
-        point, objective, gap, evaluations = self._descend(point, scale, decay, tolerance, iterations)
+        point, objective, gap, evaluations = self._descend(point, scale, decay, tolerance, target, iterations)
         head = point * scale
         weight = head[:, :-1] @ self.axes.T
         return SoftmaxFit(weight, head[:, -1] - weight @ self.mean, objective, gap, evaluations)
 
-    def _descend(self, point: Tensor, scale: Tensor, decay: Tensor, tolerance: float, iterations: int) -> tuple:
+    def _descend(
+        self, point: Tensor, scale: Tensor, decay: Tensor, tolerance: float, target: float, iterations: int
+    ) -> tuple:
         """Run L-BFGS in scaled coordinates; return the last point, its objective, the gap and the evaluations."""
         memory = _Memory()
         logits = self._scores(point * scale)
@@ -117,7 +127,7 @@ class SoftmaxProblem:
             direction = -memory.times_inverse_hessian(gradient)
             slope = float((gradient * direction).sum())
             gap = -slope / 2
-            if gap <= tolerance * objective:
+            if gap <= tolerance * objective or objective <= target:
                 break
             change = self._scores(direction * scale)  # scores are linear in the step: trying another one costs little
             step = 1.0

@@ -71,6 +71,24 @@ def test_numbers_are_read_as_people_read_them():
     assert rows[1].interval == "5.0 to 20.0"
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers", "value", "on_scale"),
+    [
+        ("hsic/background_from_foreground", (0.118, 0.09, 0.16), "11.8 %", True),
+        ("hsic/background_from_foreground_nats", (0.05, 0.01, 0.1), "0.05", False),
+        ("hsic/less_leakage_than_inlp", (0.25, 0.2, 0.3), "25.0 points", True),
+        ("all/erm/non_matching", (0.91, 0.85, 0.95), "91.0 %", True),
+        ("all/erm/worst_group", (0.4, 0.2, 0.6), "40.0 %", True),
+        ("all/dfr/gap_closed", (1.02, 0.76, 1.56), "102.0 %", False),
+        ("lite0/background_gap", (0.32, 0.2, 0.4), "32.0 points", True),
+        ("one_pass_time_ratio", (0.31, 0.3, 0.4), "0.31", False),
+    ],
+)
+def test_each_kind_of_number_has_its_unit(name, numbers, value, on_scale):
+    row = number_row(name, Estimate(*numbers, 10))
+    assert (row.value, row.middle is not None) == (value, on_scale)
+
+
 def test_the_terminal_gets_the_headline(settings):
     table = headline_table({stem: record for stem, record in gather_metrics(settings).items() if stem in METRICS})
     assert re.search(r"04_classifier_evaluation +lite0: top-1 original +50\.0 % +40\.0 to 60\.0 +90", table)

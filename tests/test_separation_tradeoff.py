@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3s_utils.separation_tradeoff import leakage_at_utility, separation_scores, tradeoff_curve
+from d3s_utils.separation_tradeoff import equal_utility, leakage_at_utility, separation_scores, tradeoff_curve
 
 PROBES = [f"{label}_from_{source}" for label in ("foreground", "background") for source in ("foreground", "background")]
 CHANCES = pd.DataFrame({"probe": PROBES, "chance": [0.2, 0.2, 0.5, 0.5]})
@@ -62,3 +62,43 @@ def test_mistakes_are_named():
         separation_scores(table.drop(columns="group"), CHANCES)
     with pytest.raises(ValueError, match="chances must have one row for each probe"):
         separation_scores(table, CHANCES[:2])
+
+
+def curves(leak_of_b):
+    """`none` keeps all and leaks all; `a` leaks little at little cost, `b` as much as said."""
+    runs = [
+        outcomes([1.0, 1.0, 1.0, 1.0], method="none", strength=0.0, seed=0),
+        outcomes([1.0, 0.2, 0.6, 1.0], method="a", strength=1.0, seed=0),
+        outcomes([1.0, leak_of_b, 0.8, 1.0], method="b", strength=1.0, seed=0),
+        outcomes([0.4, 0.2, 0.5, 0.4], method="c", strength=1.0, seed=0),
+    ]
+    return separation_scores(pd.concat(runs, ignore_index=True), CHANCES)
+
+
+def test_methods_are_compared_where_they_keep_as_much():
+    scores = curves(0.6)
+    table = equal_utility(scores, allowed=0.06, seed=0, samples=300).set_index("method")
+    curve = tradeoff_curve(scores, seed=0, samples=10)
+    assert table["leakage"].to_dict() == pytest.approx(leakage_at_utility(curve, 0.94).to_dict())
+    assert table.loc["a", ["behind", "behind_low", "behind_high", "p_value"]].tolist() == [0, 0, 0, 1]
+    assert table.loc["b", "behind"] == pytest.approx(table.loc["b", "leakage"] - table.loc["a", "leakage"])
+    assert table.loc["c", "leakage"] == pytest.approx(0.9, abs=1e-9), "a tenth of the way from 1 at 1.0 to 0 at 0.4"
+    assert (table["behind_low"] <= table["behind"]).all()
+    assert (table["behind"] <= table["behind_high"]).all()
+    assert table["p_value"].between(2 / 301 - 1e-9, 1).all()
+    assert (table["undefined"] == 0).all()
+
+
+def test_what_two_methods_share_cancels_in_their_difference():
+    table = equal_utility(curves(0.2), seed=0, samples=300).set_index("method")
+    alone = table.loc["b", "leakage_high"] - table.loc["b", "leakage_low"]
+    assert 0 < table.loc["b", "behind_high"] - table.loc["b", "behind_low"] < alone
+
+
+def test_a_method_that_never_keeps_its_utility_has_no_number():
+    scores = curves(0.6)
+    part = scores[scores["method"].isin(["none", "c"])]
+    table = equal_utility(part, allowed=-0.1, seed=0, samples=20).set_index("method")
+    assert table.drop(columns="undefined").isna().all(axis=None)
+    with pytest.raises(ValueError, match="start must be one of none, c, got 'plain'"):
+        equal_utility(part, start="plain", seed=0)
