@@ -29,7 +29,7 @@ class Erasure:
         removed: A projection, shape (width, width): oblique in LEACE, orthogonal in INLP.
         rank: How many directions are removed.
         readable: How much better than the majority the last round's classifier read the label from its own training
-            pictures, before that round; for LEACE the largest canonical correlation of features and label. Near zero
+            pictures, before that round; for LEACE the correlation ratio of its first direction and the label. Near zero
             there was nothing to erase. NaN at strength 0.
     """
 
@@ -76,7 +76,7 @@ def erase_label(features: ArrayLike, labels: ArrayLike, *, method: str, strength
       projected away, and again. Its strength is the number of rounds. It stops where nothing is left to project.
     - ``leace``, least-squares concept erasure: the projection after which no linear classifier beats the majority on
       these features, and which moves them least among all that do so. It has at most k - 1 directions for k labels,
-      ordered by how much of the label they tell (canonical correlation); its strength is how many are removed. Each
+      ordered by their covariance with the labels' indicators; its strength is how many are removed. Each
       of the full strength's directions is whole or not there: features that were mixed with a share of what was
       erased would tell a linear probe as much as before. From *white* features (unit variance, uncorrelated) LEACE
       is the orthogonal projection away from the labels' mean features.

@@ -11,13 +11,13 @@ from sklearn.manifold import TSNE
 
 METHOD_COLORS = {  # Paul Tol's "vibrant" scheme, and two of his "muted" one
     "none": "#ee7733", "wasserstein": "#0077bb", "adversarial": "#cc3311", "mine": "#33bbee", "club": "#ee3377",
-    "hsic": "#009988", "distance": "#117733", "inlp": "#999933", "leace": "#332288", "published": "0.2",
+    "hsic": "#009988", "distance_covariance": "#117733", "inlp": "#999933", "leace": "#332288", "published": "0.2",
 }  # fmt: skip
 METHOD_MARKERS = {  # so that nobody needs the colours
     "none": "*", "wasserstein": "o", "adversarial": "s", "mine": "^", "club": "D",
-    "hsic": "v", "distance": "<", "inlp": "P", "leace": "X", "published": "h",
+    "hsic": "v", "distance_covariance": "<", "inlp": "P", "leace": "X", "published": "h",
 }  # fmt: skip
-_OTHER_METHOD = "#009988"
+_OTHER_METHOD = "#bbbbbb"
 _GREY = "0.4"
 
 
@@ -65,11 +65,12 @@ def draw_probe_matrix(probes: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
     return ax
 
 
-def draw_probe_intervals(probes: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
+def draw_probe_intervals(probes: pd.DataFrame, ax: Axes, *, title: str, kind: str = "linear") -> Axes:
     """Draw cross-probes as dots with their intervals, a line for each probe, with its chance level as a dashed stroke.
 
     Args:
         probes: Has the columns method, probe, value, low, high and chance; low and high may be NaN.
+        kind: Of the probes, for the axis.
     """
     names, methods = list(dict.fromkeys(probes["probe"])), list(dict.fromkeys(probes["method"]))
     for offset, method in zip(np.linspace(-0.22, 0.22, len(methods)), methods, strict=True):
@@ -82,7 +83,7 @@ def draw_probe_intervals(probes: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
     ax.plot([], [], color=_GREY, linestyle=(0, (2, 1)), label="chance")
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.invert_yaxis()
-    ax.set(xlim=(0, 100), xlabel="accuracy of a linear probe on held-out pictures (%), 95 % interval")
+    ax.set(xlim=(0, 100), xlabel=f"accuracy of {kind} probes on held-out pictures (%), 95 % interval")
     ax.set_title(title, fontsize=11)
     ax.grid(axis="x", color="0.92")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -94,7 +95,7 @@ def draw_leakage_utility(
     ax: Axes,
     *,
     title: str,
-    leakage_label: str = "other label read, above chance (points)",
+    leakage_label: str = "other label read, above a blind answer (points)",
     utility_label: str = "own label read (%)",
     scale: float = 100.0,
 ) -> Axes:

@@ -12,15 +12,16 @@ MEASURES = ("leakage", "utility")
 def separation_scores(outcomes: pd.DataFrame, chances: pd.DataFrame) -> pd.DataFrame:
     """Return two numbers a tested picture that measure a separation, so that their means can be compared.
 
-    *Leakage* is the accuracy above chance at which the other label is read, as a share of what could be above chance,
-    (accuracy - chance) / (1 - chance), averaged over the two off-diagonal probes; it scatters around 0 where features
-    tell nothing. *Utility* is the accuracy of the two diagonal probes, averaged. Both probes count alike, though class
-    and background have unequal numbers of labels.
+    *Leakage* is the accuracy at which the other label is read above that of a blind answer, as a share of what could be
+    above it, (accuracy - blind) / (1 - blind), averaged over the two off-diagonal probes; it scatters around 0 where
+    features tell nothing. *Utility* is the accuracy of the two diagonal probes, averaged. Both probes count alike,
+    though class and background have unequal numbers of labels.
 
     Args:
         outcomes: A row for each probe and picture: the columns of a run (whatever they are), probe (such as
             ``foreground_from_background``), group (what pictures share) and correct.
-        chances: The columns probe and chance, one row a probe.
+        chances: The columns probe and chance, one row a probe: the accuracy of a blind answer. Where labels are uneven
+            that is no longer one over their number, but the share of the one seen most.
 
     Returns:
         `outcomes` with the columns measure (of `MEASURES`) and score, whose mean over both probes is the measure.
@@ -71,8 +72,8 @@ def tradeoff_curve(scores: pd.DataFrame, *, seed: int, samples: int = 2000) -> p
 def leakage_at_utility(curve: pd.DataFrame, utility: float, *, start: str = "none") -> pd.Series:
     """Return the least leakage that each method reaches while it keeps at least so much utility.
 
-    Between two neighbouring strengths both measures are taken to change linearly. The method `start` is where every
-    curve begins, at no strength.
+    Between two neighbouring strengths both measures are taken to change linearly. The method `start` is where each
+    curve begins that has no strength 0 of its own.
 
     Args:
         curve: From `tradeoff_curve`.
@@ -100,11 +101,12 @@ def equal_utility(
     """Compare methods by `leakage_at_utility`, where at most `allowed` of the utility of `start` is lost.
 
     Each bootstrap draw takes groups with all their pictures, probes and starts, draws every curve anew from them, and
-    reads it at the draw's own utility: so what a group adds to two methods cancels in their difference.
+    reads it at the draw's own utility: so what a group adds to two methods cancels in their difference. Starts are not
+    drawn, and the winner is the one that was measured: having been chosen as the best flatters it.
 
     Args:
         scores: From `separation_scores`, with the columns method, strength and seed.
-        start: Where every curve begins, at no strength.
+        start: Where each curve begins that has no strength 0 of its own; so these are never NaN.
         allowed: Loss of utility, a share.
         seed: Of the bootstrap.
         samples: Number of draws.
@@ -143,13 +145,14 @@ def equal_utility(
 
 
 def _curve_points(table: pd.DataFrame, start: str) -> dict[str, np.ndarray]:
-    """Return the rows of each method's curve, from `start` on in order of strength."""
+    """Return the rows of each method's curve in order of strength, after `start` where it has no strength 0 itself."""
     table = table.reset_index(drop=True)
     begin = table.index[table["method"] == start].to_numpy()
     curves = {}
     for method, part in table.groupby("method", sort=False):
         own = part.sort_values("strength").index.to_numpy()
-        curves[method] = own if method == start else np.concatenate([begin, own])
+        anew = method == start or part["strength"].min() == 0
+        curves[method] = own if anew else np.concatenate([begin, own])
     return curves
 
 

@@ -52,7 +52,7 @@ def test_every_number_figure_and_table_is_there(root, tmp_path):
     assert len(pd.read_parquet(folder / "outcomes.parquet")) == len(probes) * 27
     runs = probes.groupby("method")[["strength", "seed"]].agg(lambda x: x.nunique())
     assert runs.loc["wasserstein"].tolist() == [2, 2]
-    assert runs.loc["inlp"].tolist() == [2, 1]
+    assert runs.loc["inlp"].tolist() == [3, 1], "strength 0 is where its curve begins"
     curve = pd.read_csv(folder / "tradeoff.csv")
     assert set(curve["protocol"]) == {"linear", "mlp", "linear, fresh", "mlp, fresh"}
     assert set(pd.read_csv(folder / "estimates.csv")["estimator"]) >= {"counted", "mine", "club", "hsic"}

@@ -89,6 +89,13 @@ def test_methods_are_compared_where_they_keep_as_much():
     assert (table["undefined"] == 0).all()
 
 
+def test_a_curve_with_a_strength_0_of_its_own_begins_there():
+    scores = curves(0.6)
+    own = scores[scores["method"] == "b"].assign(strength=0.0)  # b at strength 0 as it is at strength 1
+    table = equal_utility(pd.concat([scores, own], ignore_index=True), allowed=0.06, seed=0, samples=20)
+    assert table.set_index("method").loc["b", "leakage"] == pytest.approx((0.5 + 0.6) / 2), "none is not on its curve"
+
+
 def test_what_two_methods_share_cancels_in_their_difference():
     table = equal_utility(curves(0.2), seed=0, samples=300).set_index("method")
     alone = table.loc["b", "leakage_high"] - table.loc["b", "leakage_low"]
