@@ -72,9 +72,14 @@ class FinetunedFeatures:
 
 
 def load_finetuned(file: str | Path) -> FinetunedFeatures:
-    """Return the features that `finetuning.finetune` left in ``finetuned.pt``."""
+    """Return the features that `finetuning.finetune` left in ``finetuned.pt``.
+
+    Raises:
+        ClassifierError: If the backbone was a folder or a hub id, which tells its architecture, and cannot be had now.
+    """
     stored = torch.load(file, map_location="cpu", weights_only=False)
-    network = make_split_network(make_backbone(stored["backbone"], pretrained=False), stored)
+    named = timm.is_model(stored["backbone"].split(".")[0])
+    network = make_split_network(make_backbone(stored["backbone"], pretrained=not named), stored)
     network.load_state_dict(stored["network"])
     return FinetunedFeatures(
         method=stored["method"],

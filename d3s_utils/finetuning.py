@@ -1,6 +1,7 @@
 """Fine-tuning a backbone end to end so that a part of its features forgets the background, the rest the object."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ import pandas as pd
 import timm
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch.nn.functional import cross_entropy
 from torch.utils.tensorboard import SummaryWriter
@@ -54,14 +56,15 @@ def finetune(
     cross-entropy alone goes before; then the critics take `critic_steps` steps before each step of the network.
 
     A run that was killed goes on from its last checkpoint in `folder` to the same weights; one that is finished is read
-    from there. On several GPUs, call it in each process that ``accelerate launch`` or `accelerate.notebook_launcher`
-    starts. The progress bar goes to stdout.
+    from there. On several GPUs, call it in each process that ``accelerate launch`` starts. The progress bar goes to
+    stdout.
 
     Args:
         backbone: As in `classifiers.load_classifier`.
         photos, pictures, held_out, root: As in `finetuning_data.finetuning_data`.
         folder: For checkpoint, best weights, TensorBoard logs and the result, ``finetuned.pt``.
-        seed: The result depends on nothing else (on one machine, with one number of processes).
+        seed: The result depends on nothing else (on one CPU, with one number of processes; a GPU's convolutions do not
+            repeat to the last bit).
         options: Of `finetuning_options.FinetuningOptions`.
 
     Raises:
@@ -74,6 +77,8 @@ def finetune(
     """
     chosen, folder = FinetuningOptions(**options), Path(folder)
     data = finetuning_data(photos, pictures, held_out, root=root)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # accelerate keeps device and precision of an earlier call
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=choose_device(chosen.device).type == "cpu", mixed_precision=chosen.mixed_precision)
     run = _fingerprint(backbone, data, seed, chosen, accelerator.num_processes)
     if not (folder / RESULT).exists():
@@ -228,20 +233,21 @@ def _resume(game: SplitGame, folder: Path, run: dict[str, Any]) -> tuple[int, li
 def _fingerprint(
     backbone: str, data: FinetuningData, seed: int, options: FinetuningOptions, processes: int
 ) -> dict[str, Any]:
-    """Return everything that decides the weights, by name."""
+    """Return everything that decides the weights, by name; of a picture: its name, its bytes' number and its labels."""
     digest = hashlib.sha256()
     for labelled in (data.training, data.held_out):
         rows = zip(labelled.files, labelled.foregrounds, labelled.backgrounds, strict=True)
-        digest.update("\n".join(f"{file.name} {first} {second}" for file, first, second in rows).encode())
+        known = (f"{file.name} {file.stat().st_size} {first} {second}" for file, first, second in rows)
+        digest.update("\n".join(known).encode())
     own = {"backbone": backbone, "seed": seed, "processes": processes, "pictures": digest.hexdigest()}
     return own | options.that_matter()
 
 
 def _check_same_run(found: dict[str, Any], run: dict[str, Any], folder: Path) -> None:
     for name, value in run.items():
-        if found[name] != value:
+        if found.get(name) != value:
             raise ValueError(
-                f"folder {folder} holds a run with {name} {found[name]!r}, got {value!r}: choose another folder"
+                f"folder {folder} holds a run with {name} {found.get(name)!r}, got {value!r}: choose another folder"
             )
 
 

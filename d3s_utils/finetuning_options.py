@@ -5,6 +5,7 @@ from typing import Any
 
 MONITORS = {"foreground_accuracy": 1, "foreground_cross_entropy": -1}  # what is better: more, or less
 PRECISIONS = ("no", "bf16", "fp16")
+KERNEL_METHODS = ("hsic", "distance_covariance")  # without a critic
 WITHOUT_EFFECT = ("workers", "log_every", "checkpoint_every")  # on the weights
 
 
@@ -100,14 +101,16 @@ class FinetuningOptions:
         """Return how many plain photos and how many pictures with a background a batch holds.
 
         Raises:
-            ValueError: If the processes cannot share a batch evenly, with two pictures with a background for each.
+            ValueError: If the processes cannot share a batch evenly, with two pictures with a background for each
+                and, for a kernel method, four in all.
         """
         photos = round(self.batch_size * self.photo_share / processes) * processes if photo_count else 0
         pictures = self.batch_size - photos
-        if pictures % processes or pictures < 2 * processes:
+        least = max(2 * processes, 4 if self.method in KERNEL_METHODS else 2)
+        if pictures % processes or pictures < least:
             raise ValueError(
-                f"batch_size must give each of {processes} processes as many pictures and at least two with a "
-                f"background, got {self.batch_size} with {photos} plain photos"
+                f"batch_size must give each of {processes} processes as many pictures and all of them at least {least} "
+                f"with a background, got {self.batch_size} with {photos} plain photos"
             )
         return photos, pictures
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from d3s_utils.finetuning_options import KERNEL_METHODS, FinetuningOptions
 from d3s_utils.taxonomy import BACKGROUNDS, ImageNetClass, check_background, imagenet_class, imagenet_classes
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -19,7 +20,6 @@ FILTER_NAMES = (  # of notebook 03
 
 LEARNED_METHODS = ("none", "adversarial", "wasserstein", "mine", "club", "hsic", "distance_covariance")
 FEATURE_METHODS = (*LEARNED_METHODS, "inlp", "leace")  # of notebook 05
-KERNEL_METHODS = ("hsic", "distance_covariance")  # of the learned ones, those without a critic
 PROBE_KINDS = ("linear", "mlp", "nearest", "boosted")
 
 # What each notebook reads, beside `profile`, `output_dir` and `seed`; its parameters cell has the same names.
@@ -261,6 +261,17 @@ class Settings(BaseModel):
     @classmethod
     def _check_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return _once(tuple(_class_of(key).synset for key in value))
+
+    @field_validator("fine_tune")
+    @classmethod
+    def _check_fine_tune(cls, value: dict[str, Any]) -> dict[str, Any]:
+        own = {name: each for name, each in value.items() if name not in ("backbone", "photos")}
+        allowed = FinetuningOptions.__dataclass_fields__
+        unknown = [name for name in own if name not in allowed]
+        if unknown:
+            raise ValueError(f"may hold backbone, photos, {', '.join(allowed)}, got {unknown[0]}")
+        options = TypeAdapter(FinetuningOptions).validate_python(own)
+        return value | {name: getattr(options, name) for name in own}
 
     @field_validator("backgrounds")
     @classmethod

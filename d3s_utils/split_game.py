@@ -76,7 +76,7 @@ class SplitGame:
             halves, _ = self._look(batch[0], "critics", step, number)
         shown, others = self._penalised(halves, batch)
         return [
-            dependence.fit_step(self._of_all(half), self._of_all(other))
+            dependence.fit_step(self._scaled(self._of_all(half)), self._of_all(other))
             for dependence, half, other in zip(self.dependences, shown, others, strict=True)
         ]
 
@@ -93,7 +93,7 @@ class SplitGame:
         if step >= self.options.warmup_steps:
             shown, others = self._penalised(halves, batch)
             penalties = [
-                dependence.penalty(self._beside_all(half), self._of_all(other))
+                dependence.penalty(self._scaled(self._beside_all(half)), self._of_all(other))
                 for dependence, half, other in zip(self.dependences, shown, others, strict=True)
             ]
             # Gradients are averaged over processes, but each process has those of its own features alone.
@@ -135,6 +135,16 @@ class SplitGame:
         """Return both halves of the pictures with a background, and for each the label that it should not tell."""
         known = batch[2] != NO_BACKGROUND
         return [half[known] for half in halves], [batch[2][known], batch[1][known]]
+
+    def _scaled(self, half: Tensor) -> Tensor:
+        """Return the features of the pictures that are penalised, by their own mean and deviation unless they are raw.
+
+        The network's normalisation has plain photos in it too: without this the network could tell pictures from photos
+        and shrink the pictures' features alone, which lowers a distance and forgets nothing.
+        """
+        if self.options.feature_scale == "raw":
+            return half
+        return (half - half.mean(0)) / (half.std(0) + 1e-5)
 
     def _of_all(self, own: Tensor) -> Tensor:
         """Return the rows of all processes, of which no gradient reaches this one's."""

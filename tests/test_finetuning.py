@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from coloured_shapes import COLOURS, SHAPES, every_pair, make_tables
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -256,7 +258,8 @@ def test_a_loss_that_is_not_finite_is_named(shapes, tmp_path, monkeypatch):
         ({"foreground_width": 90, "background_width": 9}, "add up to the backbone's 96 features, got 90 and 9"),
         ({"feature_scale": "large"}, "feature_scale must be one of standardised, raw, got 'large'"),
         ({"photo_share": 1.0}, r"photo_share must be in \[0, 1\), got 1.0"),
-        ({"batch_size": 8, "photo_share": 0.9}, "two with a background, got 8 with 7 plain photos"),
+        ({"batch_size": 8, "photo_share": 0.9}, "at least 2 with a background, got 8 with 7 plain photos"),
+        ({"method": "hsic", "batch_size": 4, "photo_share": 0.25}, "at least 4 with a background, got 4 with 1"),
         ({"monitor": "luck"}, "monitor must be one of foreground_accuracy, .* got 'luck'"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
         ({"earliest_best": 7}, r"earliest_best must be at most steps \(6\), got 7"),
@@ -272,3 +275,20 @@ def test_a_broken_picture_is_named(shapes, tmp_path):
     pictures = shapes["pictures"].assign(file=str(tmp_path / "broken.png"))
     with pytest.raises(PhotoError, match=r"broken\.png cannot be read"):
         _tune(shapes | {"pictures": pictures}, tmp_path / "run")
+
+
+def test_a_backbone_in_a_local_folder_is_trained_and_read_back(shapes, tmp_path):
+    network = timm.create_model("test_resnet", num_classes=10)
+    timm.models.save_for_hf(network, tmp_path / "own", safe_serialization=True)
+    options = {"backbone": str(tmp_path / "own"), "pretrained": True, "steps": 1, "warmup_steps": 1}
+    first, second = (_tune(shapes, tmp_path / "run", **options) for _ in range(2))
+    _assert_same(first, second)
+
+
+def test_a_run_of_other_pictures_is_not_taken_for_this_one(tmp_path):
+    shapes = {**make_tables(tmp_path / "shapes"), "root": tmp_path / "shapes"}
+    _tune(shapes, tmp_path / "run", steps=1, warmup_steps=1)
+    changed = tmp_path / "shapes" / shapes["pictures"]["file"].iloc[0]
+    Image.new("RGB", (77, 77), "red").save(changed)
+    with pytest.raises(ValueError, match="holds a run with pictures"):
+        _tune(shapes, tmp_path / "run", steps=1, warmup_steps=1)

@@ -114,3 +114,11 @@ def test_every_setting_reaches_a_notebook():
     used = {name for names in NOTEBOOK_SETTINGS.values() for name in names}
     assert used | {"profile", "output_dir", "seed"} == set(Settings.model_fields)
     assert len(profile_names()) == 3
+
+
+def test_fine_tune_is_checked_before_anything_starts():
+    given = {"backbone": "resnet18", "learning_rate": "1e-4", "steps": 20}  # YAML reads 1e-4 as text
+    assert load_settings("mini", fine_tune=given).fine_tune == given | {"learning_rate": 1e-4}
+    for wrong in ({"steps": 0}, {"stps": 3}, {"learning_rate": "fast"}):
+        with pytest.raises(SettingsError, match="fine_tune"):
+            load_settings("mini", fine_tune=wrong)
