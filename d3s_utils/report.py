@@ -191,7 +191,7 @@ def number_row(name: str, estimate: Estimate) -> Row:
     low, middle, high = (100 * part for part in (estimate.low, estimate.value, estimate.high))
     unit = "points" if words & _DIFFERENCES and "closed" not in words else "%"
     scale = (low, middle, high) if low >= 0 and not above_one else (None, None, None)
-    return Row(readable, f"{middle:.1f} {unit}", f"{low:.1f} to {high:.1f}", n, *scale)
+    return Row(readable, f"{middle:z.1f} {unit}", f"{low:z.1f} to {high:z.1f}", n, *scale)  # z: never -0.0
 
 
 def read_table(path: Path, *, root: Path) -> Table:
@@ -220,7 +220,7 @@ def _cell(row: Mapping[str, Any], name: str) -> Cell:
     if isinstance(value, str):
         return Cell(value, value)
     share = _is_share(name) and isinstance(value, float)
-    numbers = [f"{100 * part:.1f}" if share else f"{part:.4g}" if isinstance(part, float) else f"{part:,}"
+    numbers = [f"{100 * part:z.1f}" if share else f"{part:.4g}" if isinstance(part, float) else f"{part:,}"
                for part in (value, low, high) if part is not None and not pd.isna(part)]  # fmt: skip
     return Cell(numbers[0] + (f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""), repr(float(value)))
 

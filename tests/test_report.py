@@ -82,6 +82,7 @@ def test_numbers_are_read_as_people_read_them():
         ("all/dfr/gap_closed", (1.02, 0.76, 1.56), "102.0 %", False),
         ("lite0/background_gap", (0.32, 0.2, 0.4), "32.0 points", True),
         ("one_pass_time_ratio", (0.31, 0.3, 0.4), "0.31", False),
+        ("lite0/top1_drop", (-0.0004, -0.01, 0.01), "0.0 points", False),
     ],
 )
 def test_each_kind_of_number_has_its_unit(name, numbers, value, on_scale):
@@ -139,6 +140,8 @@ def test_a_table_has_intervals_in_its_cells(settings):
     assert table.file == "04_classifier_evaluation/leaderboard.csv"
     assert table.shares
     assert "&lt;night&gt;" in page_of(settings)
+    path.write_text("model,top1_drop\na,-0.0004\n")
+    assert read_table(path, root=settings.run_folder).rows[0][1].text == "0.0"
     path.write_text("way,seconds,pictures\none,1.23456,1200\n")
     table = read_table(path, root=settings.run_folder)
     assert not table.shares
