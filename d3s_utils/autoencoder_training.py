@@ -214,15 +214,25 @@ def train_autoencoder(
 
 
 @torch.inference_mode()
+def decode_latents(autoencoder: AutoencoderKL, latents: torch.Tensor, *, batch_size: int = 64) -> np.ndarray:
+    """Return latents (n, channels, side, side), in the autoencoder's own scale, as uint8 pictures (n, h, w, 3)."""
+    decoded = []
+    for start in range(0, len(latents), batch_size):
+        batch = latents[start : start + batch_size].float()
+        result = autoencoder.decode(batch.to(autoencoder.device, memory_format=torch.channels_last)).sample
+        decoded.append(((result.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(decoded)
+
+
+@torch.inference_mode()
 def reconstruct(autoencoder: AutoencoderKL, pictures: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
     """Return uint8 pictures (n, h, w, 3) after encoding (to the mean of each latent) and decoding."""
-    decoded = []
+    means = []
     for start in range(0, len(pictures), batch_size):
         batch = torch.from_numpy(pictures[start : start + batch_size]).permute(0, 3, 1, 2).float() / 127.5 - 1
         batch = batch.to(autoencoder.device, memory_format=torch.channels_last)
-        result = autoencoder.decode(autoencoder.encode(batch).latent_dist.mean).sample
-        decoded.append(((result.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-    return np.concatenate(decoded)
+        means.append(autoencoder.encode(batch).latent_dist.mean)
+    return decode_latents(autoencoder, torch.cat(means), batch_size=batch_size)
 
 
 def reconstruction_error(autoencoder: AutoencoderKL, pictures: np.ndarray, *, seed: int = 0) -> Estimate:

@@ -5,7 +5,9 @@ a blur wherever it is unsure. This term looks at the decoded prediction as a cla
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch.nn.functional import cross_entropy, interpolate, pad
@@ -72,12 +74,11 @@ class DecodedCritic(torch.nn.Module):
             classes: ImageNet index that each prompt names, or None where it names none, n of them.
             step: Decides the views.
         """
-        random = numpy_generator(self.seed, "decoded critic's view", step)
-        side, mirrored = float(random.choice(SCALES)), bool(random.random() < 0.5)
-        top, left = (int(shift) for shift in random.integers(0, 2 * SHIFT + 1, 2))
-        logits, told = self._look(self._decode(predicted), side, top, left, mirrored)
+        network = self._frozen[1]
+        view = random_view(numpy_generator(self.seed, "decoded critic's view", step))
+        logits, told = critic_features(network, self._decode(predicted), view)
         with torch.no_grad():
-            _, real = self._look(self._decode(clean), side, top, left, mirrored)
+            _, real = critic_features(network, self._decode(clean), view)
         labels = torch.tensor([1000 if index is None else index for index in classes], device=logits.device)
         loss = self.discriminator.adversarial_loss(real, told, weight=self.adversarial_weight, labels=labels)
         named = labels < 1000
@@ -90,11 +91,36 @@ class DecodedCritic(torch.nn.Module):
         scaled = latents.to(memory_format=torch.channels_last) / autoencoder.config.scaling_factor
         return autoencoder.decode(scaled).sample
 
-    def _look(self, pictures: torch.Tensor, scale: float, top: int, left: int, mirrored: bool):
-        """Return logits (n, 1000) and unit-length feature maps of pictures in [-1, 1], seen from elsewhere."""
-        side = pictures.shape[-1]
-        view = pad(pictures, (SHIFT,) * 4, mode="reflect")[:, :, top : top + side, left : left + side]
-        view = interpolate(view.flip(-1) if mirrored else view, scale_factor=scale, mode="bilinear")
-        network = self._frozen[1]
-        last, maps = network.forward_intermediates(view, indices=LEVELS)
-        return network.forward_head(last), [unit_length(m) for m in maps]
+
+@dataclass(frozen=True)
+class View:
+    """Where a picture is seen from: its view's side over its own, its shift in pixels, and whether it is mirrored."""
+
+    scale: float
+    top: int
+    left: int
+    mirrored: bool
+
+
+def random_view(random: np.random.Generator) -> View:
+    """Return a view drawn from `SCALES` and `SHIFT`, mirrored every other time."""
+    scale, mirrored = float(random.choice(SCALES)), bool(random.random() < 0.5)
+    top, left = (int(shift) for shift in random.integers(0, 2 * SHIFT + 1, 2))
+    return View(scale, top, left, mirrored)
+
+
+def critic_features(
+    network: torch.nn.Module, pictures: torch.Tensor, view: View
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return logits (n, 1000) and the unit-length feature maps of `LEVELS` of pictures in [-1, 1], (n, 3, side, side).
+
+    Args:
+        network: A timm EfficientNet.
+        view: Where all of them are seen from.
+    """
+    side = pictures.shape[-1]
+    seen = pad(pictures, (SHIFT,) * 4, mode="reflect")
+    seen = seen[:, :, view.top : view.top + side, view.left : view.left + side]
+    seen = interpolate(seen.flip(-1) if view.mirrored else seen, scale_factor=view.scale, mode="bilinear")
+    last, maps = network.forward_intermediates(seen, indices=LEVELS)
+    return network.forward_head(last), [unit_length(m) for m in maps]

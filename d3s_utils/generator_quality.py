@@ -162,7 +162,8 @@ def setting_curve(
         chosen = replace(options, **{setting: float(value)})
         dreamt = dream_from_guides(
             pipeline, guides, table["prompt"].to_list(), table["seed"].to_list(), strength=chosen.strength,
-            steps=chosen.steps, guidance_scale=chosen.guidance_scale, description=f"{setting} {value:g}",
+            steps=chosen.steps, guidance_scale=chosen.guidance_scale, eta=chosen.eta,
+            description=f"{setting} {value:g}",
         )  # fmt: skip
         verdicts = judge_pictures(judges, list(dreamt), description=f"judging {setting} {value:g}")
         apart = np.abs(dreamt.astype(np.int16) - guides).mean((1, 2, 3))
@@ -198,8 +199,8 @@ def dreaming_cost(
     for number in range(-1, rounds):  # the first round warms up
         start = time.perf_counter()
         dream_from_text(
-            pipeline, prompts, seeds, steps=options.steps, guidance_scale=options.guidance_scale, batch_size=pictures,
-            description="timing",
+            pipeline, prompts, seeds, steps=options.steps, guidance_scale=options.guidance_scale, eta=options.eta,
+            batch_size=pictures, description="timing",
         )  # fmt: skip
         between = time.perf_counter()
         classify_batch(classifier, batch)

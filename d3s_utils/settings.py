@@ -28,7 +28,7 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
         "image_size", "classes", "backgrounds", "guides_per_class_train", "guides_per_class_val",
         "templates_per_background", "foreground_scale", "photos", "templates", "mask_mode",
         "foreground_candidates", "generator", "generator_revision", "dream_guidance_scale", "dream_steps",
-        "batch_size", "device",
+        "dream_eta", "batch_size", "device",
     ),
     "02_diffusion_generation": (
         "generator", "generator_revision", "precision", "strength", "guidance_scale", "steps", "eta",
@@ -133,6 +133,7 @@ class Settings(BaseModel):
     )
     dream_guidance_scale: float = Field(ge=1, description="guidance when foregrounds and scenes are dreamt, at least 1")
     dream_steps: Count = Field(description="denoising steps when foregrounds and scenes are dreamt, at least 1")
+    dream_eta: Share = Field(description="DDIM's noise in each step when foregrounds and scenes are dreamt, 0 to 1")
 
     # 02 diffusion generation
     generator: Place = Field(description="bundled, a local diffusers folder or a hub id")
@@ -307,8 +308,9 @@ def load_settings(profile: str = "mini", **overrides: Any) -> Settings:
 
     Args:
         profile: One of `profile_names`.
-        overrides: Fields of `Settings`; None means the profile's value. The strength and the two guidance scales may
-            be ``"recommended"``: what notebook 00 chose for the bundled model, so that its weights bring their own.
+        overrides: Fields of `Settings`; None means the profile's value. The strength, the two guidance scales and
+            `dream_eta` may be ``"recommended"``: what notebook 00 chose for the bundled model, so that its weights
+            bring their own.
 
     Raises:
         SettingsError: If a name is unknown or a value does not fit; it names the parameter, what is allowed
@@ -323,7 +325,7 @@ def load_settings(profile: str = "mini", **overrides: Any) -> Settings:
         allowed = ", ".join(sorted(Settings.model_fields))
         raise SettingsError(f"{unknown[0]!r} is no setting{_closest(unknown[0])}; the settings are: {allowed}")
     values |= {name: value for name, value in overrides.items() if value is not None}
-    if "recommended" in (values[name] for name in ("strength", "guidance_scale", "dream_guidance_scale")):
+    if "recommended" in (values[name] for name in ("strength", "guidance_scale", "dream_guidance_scale", "dream_eta")):
         recommended = json.loads(RECOMMENDED.read_text(encoding="utf-8"))
         values |= {name: value for name, value in recommended.items() if values[name] == "recommended"}
     try:

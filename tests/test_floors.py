@@ -35,8 +35,8 @@ FLOORS = {
         "reference_photos", "split_game", "spurious_heads",
     ),
     5: (
-        "annotation_answers", "annotation_pages", "challenge_inputs", "d3s_import", "diffusion_training",
-        "finetuning", "foreground_bootstrap", "generation", "one_pass_speed", "validation",
+        "annotation_answers", "annotation_pages", "challenge_inputs", "d3s_import", "decoder_refining",
+        "diffusion_training", "finetuning", "foreground_bootstrap", "generation", "one_pass_speed", "validation",
     ),
     6: (
         "annotation", "d3s_layout", "generation_speed", "paste_biases", "people", "subgroup_measures",

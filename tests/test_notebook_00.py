@@ -34,8 +34,8 @@ def test_it_trains_measures_and_saves_a_model(tmp_path, root):
     parameters = {
         "output_dir": str(tmp_path), "object_photos": str(tmp_path / "objects"),
         "scene_photos": str(tmp_path / "scenes"), "autoencoder_steps": 24, "decoder_steps": 2, "diffusion_steps": 6,
-        "critic_pictures": 2,
-        "scenes_per_background": 2, "composites": 20, "copies": 2, "samples_per_class": 2, "dream_steps": 3,
+        "critic_pictures": 2, "refining_steps": 3, "from_text": {"dream_steps": 3},
+        "scenes_per_background": 2, "composites": 20, "copies": 2, "samples_per_class": 2,
         "checkpoint_every": 4, "guides_per_class": 1, "strengths": [0.4], "guidance_scales": [2.0],
     }  # fmt: skip
     notebook = str(root / "notebooks" / "00_train_mini_diffusion.ipynb")
@@ -53,7 +53,8 @@ def test_it_trains_measures_and_saves_a_model(tmp_path, root):
     autoencoder = curves[curves["part"] == "autoencoder"]["loss"]
     assert autoencoder.iloc[-1] < 0.9 * autoencoder.iloc[0], "the loss must fall"
     assert set(pd.read_parquet(folder / "setting_curves.parquet")["at"]) == {0.4, 2.0}
-    names = "loss samples classes scenes pairs by_class nearest copying strength_curve guidance_scale_curve composites"
+    names = "loss samples refined classes scenes pairs by_class nearest copying composites"
+    names += " strength_curve guidance_scale_curve"
     assert {f"{name}.png" for name in names.split()} <= {path.name for path in folder.glob("*.png")}
     card = (model / "README.md").read_text()
     assert "10 ImageNet classes" in card
@@ -61,7 +62,7 @@ def test_it_trains_measures_and_saves_a_model(tmp_path, root):
 
     again = parameters | {
         "start_from": str(model), "output_dir": str(tmp_path / "again"), "autoencoder_steps": 0, "decoder_steps": 0,
-        "diffusion_steps": 0,
+        "diffusion_steps": 0, "refining_steps": 0,
     }  # fmt: skip
     papermill.execute_notebook(notebook, str(tmp_path / "again.ipynb"), parameters=again, **options)
     measured = tmp_path / "again" / folder.relative_to(tmp_path)
