@@ -19,6 +19,7 @@ from d3s_utils.autoencoder_training import FeatureDiscriminator, feature_distanc
 from d3s_utils.checkpoints import train_with_checkpoints
 from d3s_utils.classifiers import CRITIC, load_bundled_classifier
 from d3s_utils.decoded_critic import LEVELS, TEMPERATURE, critic_features, random_view
+from d3s_utils.dreaming import MOST_ETA
 from d3s_utils.pipelines import quiet_libraries
 from d3s_utils.randomness import derive_seed, numpy_generator, torch_generator
 from d3s_utils.taxonomy import imagenet_classes
@@ -86,7 +87,7 @@ def dream_latents(
                 "prompt": [caption(table["synset"].iat[row], table["background"].iat[row]) for row in rows],
                 "num_inference_steps": steps,
                 "guidance_scale": float(random.choice(guidance_scales)),
-                "eta": float(random.integers(2)),
+                "eta": MOST_ETA * float(random.integers(2)),
                 "generator": generators,
                 "output_type": "latent",
             }

@@ -13,6 +13,7 @@ from d3s_utils.batching import batches_within_memory
 from d3s_utils.pipelines import LoadedPipeline, quiet_libraries
 
 DARKEST_ACCEPTED = 8  # a picture whose brightest value is below this, of 255, is black
+MOST_ETA = 1 - 1e-5  # at 1 exactly, DDIM's step from pure noise takes the root of nothing, or of a rounding error
 
 
 class DreamError(ValueError):
@@ -107,7 +108,7 @@ def dream_batch(
     common = {
         "num_inference_steps": int(options.steps),
         "guidance_scale": float(options.guidance_scale),
-        "eta": float(options.eta),
+        "eta": min(float(options.eta), MOST_ETA),
         "generator": [torch.Generator().manual_seed(int(seed)) for seed in seeds],
         "output_type": "pt",
     }

@@ -149,7 +149,8 @@ def setting_curve(
     Returns:
         A tidy table with `setting`, `at` (its value), `measure`, `value`, `low`, `high`, `n`, and the pictures by the
         setting's value. Measures: ``foreground_agreement``, ``background_agreement``, ``kernel_distance`` (to the
-        photos) and ``guide_distance`` (mean absolute difference in grey levels).
+        photos, no two pictures of one foreground compared) and ``guide_distance`` (mean absolute difference in grey
+        levels).
 
     Raises:
         ValueError: If `setting` is another, or a value is out of its range.
@@ -170,7 +171,7 @@ def setting_curve(
         measures = {
             "foreground_agreement": clustered_wilson(verdicts.in9 == table["in9"].to_numpy(), groups),
             "background_agreement": clustered_wilson(verdicts.background == table["background"].to_numpy(), groups),
-            "kernel_distance": kernel_distance(verdicts.features, photo_features).estimate,
+            "kernel_distance": kernel_distance(verdicts.features, photo_features, clusters=groups).estimate,
             "guide_distance": bootstrap_mean(apart, groups=groups, seed=seed),
         }
         rows += [{"setting": setting, "at": float(value), "measure": m} | vars(e) for m, e in measures.items()]

@@ -54,6 +54,8 @@ TARGETS = (
     Target("guides/kernel_distance", "kernel distance to photos, raw composites"),
     Target("image_to_image/kernel_distance", "the same, dreamt from these composites"),
     Target("image_to_image/kernel_distance_ratio", "dreamt over raw", at_most=0.5),
+    Target("image_to_image/kernel_distance_ratio_all_pairs", "the same, were pictures of one object compared"),
+    Target("photo_crops/kernel_distance_ratio_all_pairs", "the same, of crops of as many real photos"),
     Target("text_to_image/diversity", "variety within a class, over that of photos", at_least=0.85),
     Target("copies/near_share", "dreamt pictures nearer to a training photo than 99 % of held-out photos are"),
     Target("reconstruction_error", "mean absolute error of the autoencoder, grey levels"),

@@ -42,6 +42,12 @@ def test_noise_that_is_added_back_does_not_depend_on_the_batch(pipeline, guides)
     assert largest_difference(together, dream_from_guides(pipeline, guides, PROMPTS, SEEDS, **SETTINGS)) > 10
 
 
+@pytest.mark.parametrize("steps", [3, 7, 16])  # at these, rounding once made the first step from pure noise NaN
+def test_noise_can_be_added_back_at_any_number_of_steps(pipeline, steps):
+    dreamt = dream_from_text(pipeline, PROMPTS[:2], SEEDS[:2], steps=steps, guidance_scale=2.0, eta=1.0)
+    assert dreamt.std() > 10
+
+
 def test_pictures_do_not_depend_on_batch_size_or_order(pipeline, guides):
     together = dream_from_guides(pipeline, guides, PROMPTS, SEEDS, **SETTINGS, batch_size=7)
     assert together.shape == guides.shape

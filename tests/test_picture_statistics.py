@@ -19,12 +19,12 @@ def samples(*key, n=20, width=6, shift=0.0):
     return numpy_generator(0, *key).normal(shift, 1, (n, width))
 
 
-def slow_distance(first, second):
+def slow_distance(first, second, clusters=None):
     kernel = lambda x, y: (x @ y / len(x) + 1) ** 3  # noqa: E731
     n, m = len(first), len(second)
     inside = [
-        np.mean([kernel(features[i], features[j]) for i in range(k) for j in range(k) if i != j])
-        for features, k in ((first, n), (second, m))
+        np.mean([kernel(features[i], features[j]) for i in range(k) for j in range(k) if of[i] != of[j]])
+        for features, k, of in ((first, n, range(n) if clusters is None else clusters), (second, m, range(m)))
     ]
     return sum(inside) - 2 * np.mean([kernel(x, y) for x in first for y in second])
 
@@ -44,6 +44,33 @@ def test_its_standard_error_leaves_out_one_picture_at_a_time():
     ):
         variance += (k - 1) / k * np.square(without - np.mean(without)).sum()
     assert kernel_distance(first, second).standard_error == pytest.approx(np.sqrt(variance), rel=1e-8)
+
+
+def test_pictures_of_one_cluster_are_not_compared_and_leave_together():
+    first, second, clusters = samples("a", n=9), samples("b", n=6, shift=0.3), np.array(list("pqpprssqt"))
+    found = kernel_distance(first, second, clusters=clusters)
+    assert found.value == pytest.approx(slow_distance(first, second, clusters), rel=1e-10)
+    names, variance = np.unique(clusters), 0.0
+    for k, without in (
+        (5, [slow_distance(first[clusters != c], second, clusters[clusters != c]) for c in names]),
+        (6, [slow_distance(first, np.delete(second, i, 0), clusters) for i in range(6)]),
+    ):
+        variance += (k - 1) / k * np.square(without - np.mean(without)).sum()
+    assert found.standard_error == pytest.approx(np.sqrt(variance), rel=1e-8)
+    assert kernel_distance(first, second, clusters=range(9)) == kernel_distance(first, second)
+
+
+def test_near_copies_of_few_pictures_are_no_further_away_than_the_pictures():
+    clusters, found, naive = np.repeat(range(8), 10), [], []
+    for i in range(150):
+        near_copies = samples("few", i, n=8)[clusters] + samples("little", i, n=80) / 4
+        reference = samples("all", i, n=60) + samples("as little", i, n=60) / 4
+        found.append(kernel_distance(near_copies, reference, clusters=clusters))
+        naive.append(kernel_distance(near_copies, reference).value)
+    values, errors = np.array([d.value for d in found]), np.array([d.standard_error for d in found])
+    assert abs(values.mean()) < 4 * values.std() / np.sqrt(150), "unbiased"
+    assert np.mean(naive) > 5 * values.std() / np.sqrt(150), "as it would not be if copies were compared"
+    assert 0.7 < np.sqrt(np.mean(errors**2)) / values.std() < 1.6
 
 
 def test_it_is_about_nothing_for_one_distribution_and_its_error_is_honest():
@@ -74,6 +101,12 @@ def test_it_grows_with_the_difference_and_does_not_hang_on_order():
 def test_bad_features_are_named(first, second, message):
     with pytest.raises(ValueError, match=message):
         kernel_distance(first, second)
+
+
+@pytest.mark.parametrize("clusters", [[0, 0, 1, 1, 1], [0, 1, 2]])
+def test_too_few_clusters_are_named(clusters):
+    with pytest.raises(ValueError, match=r"clusters must be at least 3, one of them a picture, got \[0, .* 5 pictures"):
+        kernel_distance(samples("a", n=5), samples("b"), clusters=clusters)
 
 
 def test_a_ratio_carries_both_errors():
@@ -120,10 +153,11 @@ def test_a_copy_is_found_whatever_its_brightness():
 
 def test_each_group_is_measured_against_the_same_reference():
     features, reference = samples("group"), samples("reference", n=15)
-    groups = np.repeat(["snow", "cave", "rare"], [9, 9, 2])
+    groups = np.repeat(["snow", "cave", "rare"], [9, 8, 3])
+    clusters = np.array([*range(9), *range(8), 0, 1, 1])
     features[0] = np.nan  # an unreadable picture
-    table = kernel_distances(features, groups, reference).set_index("group")
-    assert list(table.index) == ["all", "snow", "cave"], "two pictures are too few"
-    assert table["n"].tolist() == [15, 8, 9]
+    table = kernel_distances(features, groups, reference, clusters=clusters).set_index("group")
+    assert list(table.index) == ["all", "snow", "cave"], "two clusters are too few"
+    assert table["n"].tolist() == [15, 8, 8]
     assert table.loc["snow", "value"] == kernel_distance(features[1:9], reference).value
-    assert table.loc["all", "value"] == kernel_distance(features[1:], reference).value
+    assert table.loc["all", "value"] == kernel_distance(features[1:], reference, clusters=clusters[1:]).value
