@@ -8,7 +8,8 @@ BYTES_PER_PIXEL = 2.0  # of a png of a photo: about two thirds of its three byte
 JUDGED_PICTURES_PER_SECOND = {"cpu": 6.0, "gpu": 200.0}  # notebooks 03 to 07 together, the bundled classifiers
 BUNDLED_STEPS_PER_SECOND = 70.0  # pictures x denoising steps, guided, on two cores
 STABLE_DIFFUSION_STEPS_PER_SECOND = 25.0  # the same at 512 px on one data-centre GPU in half precision
-OVERHEAD_SECONDS = 180.0  # starting six kernels, loading models, drawing, training the projection
+OVERHEAD_SECONDS = 180.0  # starting seven kernels, loading models, drawing
+LEARNING_SECONDS = 570.0  # notebooks 05 and 06 on two cores: every method at every strength, and their probes
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Cost:
         dreamt_images: Pictures that notebook 02 makes.
         all_images: These, their guides, foregrounds and templates.
         gigabytes: Disk space of them all.
-        hours: Time of the six notebooks.
+        hours: Time of the seven notebooks.
         assumptions: What it rests on, one sentence each.
     """
 
@@ -53,7 +54,8 @@ def expected_cost(settings: Settings) -> Cost:
     else:
         per_second, where = STABLE_DIFFUSION_STEPS_PER_SECOND * 512**2 / pixels, "one data-centre GPU"
         judged_per_second = JUDGED_PICTURES_PER_SECOND["gpu"]
-    seconds = OVERHEAD_SECONDS + picture_steps / per_second + (dreamt + (objects or foregrounds)) / judged_per_second
+    judged = dreamt + (objects or foregrounds)
+    seconds = OVERHEAD_SECONDS + LEARNING_SECONDS + picture_steps / per_second + judged / judged_per_second
     return Cost(
         dreamt_images=dreamt,
         all_images=pictures,
@@ -62,6 +64,7 @@ def expected_cost(settings: Settings) -> Cost:
         assumptions=(
             f"{per_second:.3g} denoising steps a second at {settings.image_size} px ({where}): {picture_steps:,} steps",
             f"{judged_per_second:.3g} pictures a second through all classifiers",
+            f"{LEARNING_SECONDS / 60:.2g} minutes of training in notebooks 05 and 06",
             f"{BYTES_PER_PIXEL:g} bytes a pixel as png",
             "one job at a time; a cluster divides the time by its jobs",
         ),
