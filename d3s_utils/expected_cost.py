@@ -9,7 +9,7 @@ JUDGED_PICTURES_PER_SECOND = {"cpu": 6.0, "gpu": 200.0}  # notebooks 03 to 07 to
 BUNDLED_STEPS_PER_SECOND = 70.0  # pictures x denoising steps, guided, on two cores
 STABLE_DIFFUSION_STEPS_PER_SECOND = 25.0  # the same at 512 px on one data-centre GPU in half precision
 OVERHEAD_SECONDS = 180.0  # starting seven kernels, loading models, drawing
-LEARNING_SECONDS = 570.0  # notebooks 05 and 06 on two cores: every method at every strength, and their probes
+LEARNING_SECONDS = 570.0  # notebooks 05 and 06 on two cores, `mini`: every method at every strength, and their probes
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def expected_cost(settings: Settings) -> Cost:
     pixels = settings.image_size**2
     if settings.generator == "bundled":
         per_second, where = BUNDLED_STEPS_PER_SECOND * 64**2 / pixels, "two cores"
-        judged_per_second = JUDGED_PICTURES_PER_SECOND["cpu"]
+        judged_per_second, learning = JUDGED_PICTURES_PER_SECOND["cpu"], LEARNING_SECONDS
     else:
         per_second, where = STABLE_DIFFUSION_STEPS_PER_SECOND * 512**2 / pixels, "one data-centre GPU"
-        judged_per_second = JUDGED_PICTURES_PER_SECOND["gpu"]
+        judged_per_second, learning = JUDGED_PICTURES_PER_SECOND["gpu"], 0.0  # of such training nothing was measured
     judged = dreamt + (objects or foregrounds)
-    seconds = OVERHEAD_SECONDS + LEARNING_SECONDS + picture_steps / per_second + judged / judged_per_second
+    seconds = OVERHEAD_SECONDS + learning + picture_steps / per_second + judged / judged_per_second
     return Cost(
         dreamt_images=dreamt,
         all_images=pictures,
@@ -64,7 +64,7 @@ def expected_cost(settings: Settings) -> Cost:
         assumptions=(
             f"{per_second:.3g} denoising steps a second at {settings.image_size} px ({where}): {picture_steps:,} steps",
             f"{judged_per_second:.3g} pictures a second through all classifiers",
-            f"{LEARNING_SECONDS / 60:.2g} minutes of training in notebooks 05 and 06",
+            f"{learning / 60:.2g} minutes of training in notebooks 05 and 06{'' if learning else ' (not measured)'}",
             f"{BYTES_PER_PIXEL:g} bytes a pixel as png",
             "one job at a time; a cluster divides the time by its jobs",
         ),

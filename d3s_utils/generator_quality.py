@@ -147,18 +147,16 @@ def setting_curve(
         seed: Of the bootstrap.
 
     Returns:
-        A tidy table with `setting`, `at` (its value), `measure`, `value`, `low`, `high`, `n`, and the pictures by the
-        setting's value. Measures: ``foreground_agreement``, ``background_agreement``, ``kernel_distance`` (to the
-        photos, no two pictures of one foreground compared) and ``guide_distance`` (mean absolute difference in grey
-        levels).
+        A tidy table with `setting`, `at` (its value), `measure`, `value`, `low`, `high`, `n`. Measures:
+        ``foreground_agreement``, ``background_agreement``, ``kernel_distance`` (to the photos, no two pictures of one
+        foreground compared) and ``guide_distance`` (mean absolute difference in grey levels).
 
     Raises:
         ValueError: If `setting` is another, or a value is out of its range.
     """
     if setting not in ("strength", "guidance_scale"):
         raise ValueError(f"setting must be strength or guidance_scale, got {setting!r}")
-    rows, pictures = [], {}
-    groups = table["foreground_id"].to_numpy()
+    rows, groups = [], table["foreground_id"].to_numpy()
     for value in values:
         chosen = replace(options, **{setting: float(value)})
         dreamt = dream_from_guides(
@@ -175,8 +173,7 @@ def setting_curve(
             "guide_distance": bootstrap_mean(apart, groups=groups, seed=seed),
         }
         rows += [{"setting": setting, "at": float(value), "measure": m} | vars(e) for m, e in measures.items()]
-        pictures[float(value)] = dreamt
-    return pd.DataFrame(rows), pictures
+    return pd.DataFrame(rows)
 
 
 def dreaming_cost(

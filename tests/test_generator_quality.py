@@ -65,12 +65,11 @@ def test_a_curve_dreams_the_same_guides_at_each_value(judges, pipeline):
     options = DreamOptions(strength=0.5, steps=4, guidance_scale=2.0)
     features = judge_pictures(judges, photos()).features
     common = {"options": options, "judges": judges, "photo_features": features, "seed": 0}
-    curve, pictures = setting_curve(pipeline, guides, table, setting="strength", values=[0.25, 1.0], **common)
-    assert list(pictures) == [0.25, 1.0]
+    curve = setting_curve(pipeline, guides, table, setting="strength", values=[0.25, 1.0], **common)
+    assert sorted(set(curve["at"])) == [0.25, 1.0]
     expected = dream_from_guides(
         pipeline, guides, list(table["prompt"]), list(table["seed"]), strength=1.0, steps=4, guidance_scale=2.0
     )
-    np.testing.assert_array_equal(pictures[1.0], expected)
     assert len(curve) == 8
     distance = curve[curve["measure"] == "guide_distance"].set_index("at")["value"]
     assert distance[1.0] == pytest.approx(np.abs(expected.astype(int) - guides).mean())

@@ -110,6 +110,8 @@ def test_the_paper_is_expected_to_take_days_and_mini_minutes():
     assert paper.hours > 24
     assert 0.25 < mini.hours < 0.75  # 25 minutes on two cores
     assert mini.duration.endswith("minutes")
+    assert "9.5 minutes of training in notebooks 05 and 06" in mini.assumptions
+    assert "0 minutes of training in notebooks 05 and 06 (not measured)" in paper.assumptions
     choosy = expected_cost(load_settings("mini", foreground_candidates=8))
     assert choosy.hours > mini.hours, "candidates are dreamt and looked at"
     own = expected_cost(load_settings("mini", photos="notebooks", templates="notebooks"))
