@@ -92,11 +92,8 @@ def draw_estimates(table: pd.DataFrame, ax: Axes, *, groups: str, title: str, la
 
 
 def draw_thresholds(curve: pd.DataFrame, ax: Axes, *, chosen: float, title: str) -> Axes:
-    """Draw how many pictures agree at each threshold (see `validation.acceptance_by_threshold`)."""
-    ax.plot(
-        curve["threshold"], curve["used"] * 100, color=MODEL_COLORS[0], label="named first, or at least this probable"
-    )
-    ax.plot(curve["threshold"], curve["strict"] * 100, color=MODEL_COLORS[1], label="at least this probable")
+    """Draw how many images agree at each threshold (see `validation.acceptance_by_threshold`)."""
+    ax.plot(curve["threshold"], curve["value"] * 100, color=MODEL_COLORS[0], label="at least this probable")
     ax.axvline(chosen, color=_GREY, linestyle="--", linewidth=1, label=f"threshold used: {chosen:g}")
     ax.set(xlim=(0, 1), ylim=(0, 100), xlabel="threshold on the label's probability", ylabel="pictures that agree (%)")
     ax.set_title(title)

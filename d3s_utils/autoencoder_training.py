@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 
 from d3s_utils.checkpoints import train_with_checkpoints
 from d3s_utils.classifiers import CRITIC, load_bundled_classifier
-from d3s_utils.intervals import bootstrap_mean
+from d3s_utils.intervals import clustered_mean
 from d3s_utils.metrics import Estimate
 from d3s_utils.randomness import derive_seed, numpy_generator, torch_generator
 
@@ -235,7 +235,7 @@ def reconstruct(autoencoder: AutoencoderKL, pictures: np.ndarray, *, batch_size:
     return decode_latents(autoencoder, torch.cat(means), batch_size=batch_size)
 
 
-def reconstruction_error(autoencoder: AutoencoderKL, pictures: np.ndarray, *, seed: int = 0) -> Estimate:
+def reconstruction_error(autoencoder: AutoencoderKL, pictures: np.ndarray) -> Estimate:
     """Return the mean absolute error of `reconstruct` in grey levels (0 to 255), over pictures (n, h, w, 3)."""
     error = np.abs(reconstruct(autoencoder, pictures).astype(np.int16) - pictures).mean((1, 2, 3))
-    return bootstrap_mean(error, seed=seed)
+    return clustered_mean(error)

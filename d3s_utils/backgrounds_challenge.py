@@ -22,8 +22,12 @@ from d3s_utils.in9_variants import (
     tiled_background,
 )
 from d3s_utils.intervals import clustered_wilson, paired_difference, wilson
-from d3s_utils.taxonomy import IN9
+from d3s_utils.taxonomy import IN9, IN9_OF_LABEL
 
+RULES = {  # measure -> the rule by which 1000 classes become nine
+    "in9": "ImageNet-9, best of the 370",
+    "in9_of_1000": "ImageNet-9, best of 1000 (published rule)",
+}
 TURNED_WHEN = {
     "wrong": "the model names another class than the foreground's, or none of the nine (the authors' script)",
     "background": "the model names the background's class (the paper's text)",
@@ -101,66 +105,92 @@ def challenge_sets(plan: VariantPlan) -> tuple[Foregrounds, Backgrounds]:
     return Foregrounds(ids, superclasses, pictures, masks), Backgrounds(ids, superclasses, behind)
 
 
-def variant_accuracy(table: pd.DataFrame) -> pd.DataFrame:
+def with_published_rule(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return scores with a column `in9_of_1000`: right by the rule of the published numbers.
+
+    There the best of all 1000 classes must be of the right superclass, and one that has no superclass is wrong.
+    `in9_right` stays what it is, the milder rule of `taxonomy.in9_of_logits`: the best of the 370 classes that have a
+    superclass must be. What is right by the published rule is right by the milder one too. For a network that tells
+    the nine superclasses only, they are one rule.
+
+    Args:
+        scores: From `one_pass.evaluate`: `prediction` (see `taxonomy.label_name`) and `in9` (the truth, or empty).
+
+    Returns:
+        A copy; `in9_of_1000` is 1.0, 0.0, or NaN where the truth is not known.
+
+    Raises:
+        ValueError: If a column is missing.
+
+    Source: Xiao et al. 2020, arXiv:2006.09994; github.com/MadryLab/backgrounds_challenge.
+    """
+    missing = [name for name in ("prediction", "in9") if name not in scores]
+    if missing:
+        raise ValueError(f"scores must have the columns prediction and in9, got none called {missing[0]}")
+    truth = scores["in9"].fillna("").astype(str)
+    named = scores["prediction"].map(lambda index: IN9_OF_LABEL.get(int(index), ""))
+    return scores.assign(in9_of_1000=(named == truth).astype(float).where(truth != ""))
+
+
+def variant_accuracy(table: pd.DataFrame, *, measure: str = "in9") -> pd.DataFrame:
     """Return the accuracy of each model on each variant, with its Wilson interval.
 
     Args:
         table: A row for each model and picture: `model`, `variant` (of `in9_variants.VARIANTS`), `foreground_id` or
-            `picture_id` (the picture the object comes from) and `in9_right` (1.0 or 0.0).
+            `picture_id` (the picture the object comes from) and the measure's column (1.0 or 0.0).
+        measure: A key of `RULES`; "in9" is the column `in9_right`, "in9_of_1000" that of `with_published_rule`.
 
     Returns:
-        `model`, `variant`, `value`, `low`, `high`, `n` (pictures) and `foregrounds`, models as they come, variants in
-        the paper's order. Where a foreground stands in several pictures of a variant, the interval is clustered by it
-        (see `intervals.clustered_wilson`).
+        `model`, `variant`, `measure`, `value`, `low`, `high`, `n` (pictures) and `foregrounds`, models as they come,
+        variants in the paper's order. Where a foreground stands in several pictures of a variant, the interval is
+        clustered by it (see `intervals.clustered_wilson`).
 
     Raises:
-        ValueError: If the table is empty, lacks a column, or holds an unknown variant or a missing `in9_right`.
+        ValueError: If the measure is none, or the table is empty, lacks a column, or holds an unknown variant or an
+            answer that is missing.
     """
-    foreground = _checked_answers(table)
+    foreground, column = checked_answers(table, measure=measure)
     rows = []
     for (model, variant), part in table.groupby(["model", "variant"], sort=False):
-        right, groups = part["in9_right"].to_numpy(float), part[foreground].to_numpy()
+        right, groups = part[column].to_numpy(float), part[foreground].to_numpy()
         count = len(np.unique(groups))
         found = wilson(int(right.sum()), len(right)) if count == len(right) else clustered_wilson(right, groups)
-        rows.append({"model": model, "variant": variant, **vars(found), "foregrounds": count})
+        rows.append({"model": model, "variant": variant, "measure": measure, **vars(found), "foregrounds": count})
     models = list(dict.fromkeys(table["model"]))
     return _sorted(pd.DataFrame(rows), models)
 
 
-def background_gap(table: pd.DataFrame, *, seed: int, samples: int = 2000) -> pd.DataFrame:
+def background_gap(table: pd.DataFrame, *, measure: str = "in9") -> pd.DataFrame:
     """Return each model's BG-Gap, accuracy on mixed_same minus accuracy on mixed_rand, paired by foreground.
 
-    Both variants show the same objects, cut and pasted alike; what differs is whether the background goes with the
-    class. Each bootstrap sample draws foregrounds, with their pictures in both variants.
+    Both variants show the same objects, cut and pasted alike; what differs is whether the background comes from a
+    picture of the class. That is more than whether it goes with the class: see `controlled_gap`.
 
     Args:
         table: As in `variant_accuracy`; other variants are passed over.
-        seed: The run's seed.
-        samples: Bootstrap samples.
+        measure: As in `variant_accuracy`.
 
     Returns:
-        `model`, `value`, `low`, `high` (shares, not percentage points), `n` (foregrounds), `mixed_same` and
-        `mixed_rand` (the two accuracies).
+        `model`, `value`, `low`, `high` (shares, not percentage points; see `intervals.paired_difference`), `n`
+        (foregrounds), `mixed_same` and `mixed_rand` (the two accuracies).
 
     Raises:
         ValueError: If the table is not as in `variant_accuracy`, or a model has a foreground in one of the two
             variants only.
     """
-    foreground = _checked_answers(table)
+    foreground, column = checked_answers(table, measure=measure)
     rows = []
     for model, part in table.groupby("model", sort=False):
         same, rand = (part[part["variant"] == name] for name in ("mixed_same", "mixed_rand"))
         if same.empty or rand.empty:
             raise ValueError(f"table must hold mixed_same and mixed_rand for {model!r}, got {len(same)}, {len(rand)}")
         found = paired_difference(
-            same["in9_right"].to_numpy(float),
-            rand["in9_right"].to_numpy(float),
+            same[column].to_numpy(float),
+            rand[column].to_numpy(float),
             groups=same[foreground].to_numpy(),
             second_groups=rand[foreground].to_numpy(),
-            seed=seed,
-            samples=samples,
         )
-        means = {"mixed_same": same["in9_right"].mean(), "mixed_rand": rand["in9_right"].mean()}
+        means = {"mixed_same": same[column].mean(), "mixed_rand": rand[column].mean()}
         rows.append({"model": model, **vars(found), **means})
     return pd.DataFrame(rows)
 
@@ -279,6 +309,28 @@ def challenge_table(outcomes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def checked_answers(table: pd.DataFrame, *, measure: str) -> tuple[str, str]:
+    """Return the columns of a table of answers that name foregrounds and tell what is right.
+
+    Raises:
+        ValueError: As `variant_accuracy`.
+    """
+    if measure not in RULES:
+        raise ValueError(f"measure must be one of {', '.join(RULES)}, got {measure!r}")
+    right = "in9_right" if measure == "in9" else measure  # `in9` itself is the superclass's name
+    foreground = "foreground_id" if "foreground_id" in table else "picture_id"
+    missing = [name for name in ("model", "variant", foreground, right) if name not in table]
+    if missing or table.empty:
+        raise ValueError(f"table must have rows and the columns {missing}, got {len(table)} rows of {list(table)}")
+    unknown = sorted(set(table["variant"]) - set(VARIANTS))
+    if unknown:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {unknown[0]!r}")
+    if not table[right].isin([0, 1]).all():
+        wrong = table.loc[~table[right].isin([0, 1]), right].iloc[0]
+        raise ValueError(f"{right} must be 1.0 or 0.0 in every row, got {wrong!r}")
+    return foreground, right
+
+
 def _orders(foregrounds: Foregrounds, backgrounds: Backgrounds, seed: int, limit: int | None, own_class: bool):
     """Return each foreground's backgrounds in the order they are tried, and how many there are without the limit."""
     keys, ids = background_keys(backgrounds.ids, seed=seed), np.asarray(backgrounds.ids)
@@ -345,21 +397,6 @@ def _check_set(name: str, ids: Sequence[str], superclasses: Sequence[str], **pic
     unknown = sorted(set(superclasses) - set(IN9))
     if unknown:
         raise ValueError(f"{name}.superclasses must be of {', '.join(IN9)}, got {unknown[0]!r}")
-
-
-def _checked_answers(table: pd.DataFrame) -> str:
-    """Return the column that names foregrounds."""
-    foreground = "foreground_id" if "foreground_id" in table else "picture_id"
-    missing = [name for name in ("model", "variant", foreground, "in9_right") if name not in table]
-    if missing or table.empty:
-        raise ValueError(f"table must have rows and the columns {missing}, got {len(table)} rows of {list(table)}")
-    unknown = sorted(set(table["variant"]) - set(VARIANTS))
-    if unknown:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {unknown[0]!r}")
-    if not table["in9_right"].isin([0, 1]).all():
-        wrong = table.loc[~table["in9_right"].isin([0, 1]), "in9_right"].iloc[0]
-        raise ValueError(f"in9_right must be 1.0 or 0.0 in every row, got {wrong!r}")
-    return foreground
 
 
 def _sorted(rows: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:

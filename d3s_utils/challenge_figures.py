@@ -1,4 +1,4 @@
-"""Pictures of the Backgrounds Challenge: accuracy by variant, a sheet of all variants, backgrounds that turn."""
+"""Figures of the Backgrounds Challenge: accuracy by variant, gap and control, all variants, backgrounds that turn."""
 
 import numpy as np
 import pandas as pd
@@ -6,8 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from d3s_utils.accuracy_figures import MODEL_COLORS
-from d3s_utils.backgrounds_challenge import Backgrounds, Foregrounds
+from d3s_utils.backgrounds_challenge import RULES, Backgrounds, Foregrounds
 from d3s_utils.classifiers import read_picture
+from d3s_utils.controlled_gap import PARTS
 from d3s_utils.figures import picture_grid
 from d3s_utils.image_sets import ImageSet
 from d3s_utils.in9_variants import VARIANTS, fitted, paste
@@ -21,12 +22,12 @@ def draw_variant_accuracy(table: pd.DataFrame, ax: Axes, *, title: str, chance: 
     """Draw the accuracy of each model on each variant as a dot with its interval, one line a variant.
 
     Args:
-        table: From `backgrounds_challenge.variant_accuracy`.
+        table: From `backgrounds_challenge.variant_accuracy`; the axis says by which rule an answer is right.
         title: What it shows.
         chance: Share that guessing among the nine classes would get, drawn as a dashed line; None draws none.
 
     Raises:
-        ValueError: If the table is empty or holds a model's variant twice.
+        ValueError: If the table is empty or holds a model's variant twice, such as by both rules.
     """
     if table.empty or table.duplicated(["model", "variant"]).any():
         raise ValueError(f"table must hold each model × variant once, got {len(table)} rows with repeats or none")
@@ -42,9 +43,40 @@ def draw_variant_accuracy(table: pd.DataFrame, ax: Axes, *, title: str, chance: 
             color=MODEL_COLORS[number % len(MODEL_COLORS)],
         )  # fmt: skip
     if chance is not None:
-        ax.axvline(chance * 100, color=_GREY, linestyle="--", linewidth=1, label="chance")
+        ax.axvline(chance * 100, color=_GREY, linestyle="--", linewidth=1, label="guessing among nine")
     ax.set_yticks(range(len(variants)), [name.replace("_", " ") for name in variants])
-    ax.set(xlim=(-2, 102), ylim=(len(variants) - 0.5, -0.5), xlabel="right superclass of nine (% of pictures)")
+    ax.set(xlim=(-2, 102), ylim=(len(variants) - 0.5, -0.5), xlabel=f"{RULES[table['measure'].iloc[0]]} (% of images)")
+    ax.set_title(title)
+    ax.grid(axis="x", color="0.9")
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return ax
+
+
+def draw_controlled_gap(gaps: pd.DataFrame, ax: Axes, *, title: str) -> Axes:
+    """Draw each model's raw gap, its control and their difference as dots with intervals, one line a part.
+
+    Args:
+        gaps: From `controlled_gap.controlled_gap`.
+        title: What it shows.
+
+    Raises:
+        ValueError: If the table is empty or holds a model's part twice.
+    """
+    if gaps.empty or gaps.duplicated(["model", "part"]).any():
+        raise ValueError(f"gaps must hold each model × part once, got {len(gaps)} rows with repeats or none")
+    models = list(dict.fromkeys(gaps["model"]))
+    spread = 0.6 / len(models)
+    for number, model in enumerate(models):
+        rows = gaps[gaps["model"] == model].set_index("part").reindex(list(PARTS))
+        places = np.arange(len(PARTS)) + (number - (len(models) - 1) / 2) * spread
+        bars = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]]) * 100
+        ax.errorbar(
+            rows["value"] * 100, places, xerr=bars, fmt=_MARKERS[number % len(_MARKERS)], capsize=2, label=model,
+            color=MODEL_COLORS[number % len(MODEL_COLORS)],
+        )  # fmt: skip
+    ax.axvline(0, color=_GREY, linestyle="--", linewidth=1)
+    ax.set_yticks(range(len(PARTS)), ["own home", "another class's home", "difference"])
+    ax.set(ylim=(len(PARTS) - 0.5, -0.5), xlabel="mixed-same minus mixed-rand (percentage points)")
     ax.set_title(title)
     ax.grid(axis="x", color="0.9")
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

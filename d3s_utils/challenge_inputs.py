@@ -1,10 +1,9 @@
-"""What the Backgrounds Challenge is run on: its own folders, or an imitation of a run's dreamt pictures in them."""
+"""What the Backgrounds Challenge is run on and by: objects and backgrounds from its folders, and zoo classifiers."""
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,92 +18,11 @@ from d3s_utils.classifier_zoo import ZooClassifier
 from d3s_utils.classifiers import read_picture
 from d3s_utils.devices import choose_device
 from d3s_utils.image_sets import ImageSet, ImageSetError
-from d3s_utils.in9_imitation import home_pictures
-from d3s_utils.in9_variants import VariantPlan, make_variants, object_mask_in_box, write_variants
 from d3s_utils.one_pass import PRECISIONS
 from d3s_utils.randomness import numpy_generator
-from d3s_utils.taxonomy import IN9_OF_INDEX
+from d3s_utils.taxonomy import IN9, IN9_OF_LABEL
 
-_SUPERCLASS_OF = np.array([IN9_OF_INDEX.get(index, "") for index in range(1000)])
-
-
-@dataclass(frozen=True)
-class Imitation:
-    """An ImageNet-9 of a run's own pictures.
-
-    Attributes:
-        plan: Its variants (see `in9_variants.write_variants`).
-        masks: How each object's mask was made: `picture_id`, `mask` ("grabcut" or "ellipse").
-        homes: The background that each superclass stands on.
-    """
-
-    plan: VariantPlan
-    masks: pd.DataFrame
-    homes: dict[str, str]
-
-
-def imitate(run_folder: Path, *, limit: int, seed: int) -> Imitation:
-    """Return variants of dreamt pictures in which objects stand at home (see `in9_imitation.home_pictures`).
-
-    Where an object lies is known: in the box that it was pasted into. GrabCut finds its outline in there, or an ellipse
-    stands in for it; what of the box is not the object counts as background that must go, as in the paper.
-
-    Args:
-        limit: See `in9_imitation.home_pictures`.
-        seed: The run's seed.
-
-    Raises:
-        ValueError: If notebook 03 left no table, or too little was validated.
-    """
-    path = Path(run_folder) / "03_validation" / "validated.parquet"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: run notebook 03_validation first")
-    validated = pd.read_parquet(path).dropna(subset=["left", "top", "width", "height", "canvas"])
-    chosen = home_pictures(validated, limit=limit, seed=seed)
-    pictures, masks, boxes, kinds = [], [], [], []
-    for row in chosen.itertuples():
-        picture = np.asarray(read_picture(Path(run_folder) / row.file))
-        scale = len(picture) / row.canvas
-        ends = (row.left, row.top, row.left + row.width, row.top + row.height)
-        box = tuple(round(end * scale) for end in ends)
-        mask, kind = object_mask_in_box(picture, box)
-        pictures.append(picture)
-        masks.append(mask)
-        boxes.append(box)
-        kinds.append(kind)
-    ids = chosen["image_id"].tolist()
-    plan = make_variants(
-        pictures, masks, chosen["in9"].tolist(), seed=seed, ids=ids, boxes=boxes, skip_unusable=True
-    )  # fmt: skip
-    homes = chosen.drop_duplicates("in9").set_index("in9")["background"].to_dict()
-    return Imitation(plan, pd.DataFrame({"picture_id": ids, "mask": kinds}), homes)
-
-
-def write_imitation(folder: Path, imitation: Imitation) -> Path:
-    """Write the variants below `folder`, in a folder of their plan's own, and return that; other plans' are removed.
-
-    What is there of the same plan stays.
-    """
-    key = hashlib.sha256(imitation.plan.table.to_csv(index=False).encode()).hexdigest()[:12]
-    for other in Path(folder).glob("*"):
-        if other.name != key:
-            shutil.rmtree(other)
-    write_variants(Path(folder) / key, imitation.plan)
-    return Path(folder) / key
-
-
-def published_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return scores whose `in9_right` follows the challenge's rule: the best of all 1000 classes must be of the nine.
-
-    One that has no superclass is wrong. `in9_right_of_nine` keeps the milder rule of `taxonomy.in9_of_logits`.
-
-    Args:
-        scores: From `one_pass.evaluate`.
-    """
-    named = _SUPERCLASS_OF[scores["prediction"].to_numpy()]
-    return scores.assign(
-        in9_right_of_nine=scores["in9_right"], in9_right=(named == scores["in9"].to_numpy(str)).astype(float)
-    )
+_SUPERCLASS_OF_LABEL = np.array([IN9_OF_LABEL.get(label, "") for label in range(1009)])
 
 
 def challenge_of_folder(
@@ -195,7 +113,8 @@ def remembered_challenge(
 def superclass_classifier(model: ZooClassifier, *, device: str = "cpu", precision: str = "float32") -> Classify:
     """Return a function from pictures, uint8 (n, h, w, 3), to names in `taxonomy.IN9`, or "" for none of the nine.
 
-    The model stays on the device. The best of all 1000 classes counts, as in the challenge's own script.
+    The model stays on the device. The best of all 1000 classes counts, as in the challenge's own script;
+    of a network that tells nine, the best of the nine.
     """
     chosen, dtype = choose_device(device), PRECISIONS[precision]
     network = model.network.to(chosen, memory_format=torch.channels_last)
@@ -212,7 +131,8 @@ def superclass_classifier(model: ZooClassifier, *, device: str = "cpu", precisio
             logits = network(batch.contiguous(memory_format=torch.channels_last))
         if not torch.isfinite(logits).all():
             raise FloatingPointError(f"{model.name} answers logits that are not finite in {precision}")
-        return _SUPERCLASS_OF[logits.float().argmax(1).cpu().numpy()]
+        nine = logits.shape[1] == len(IN9)
+        return _SUPERCLASS_OF_LABEL[logits.float().argmax(1).cpu().numpy() + 1000 * nine]
 
     return classify
 

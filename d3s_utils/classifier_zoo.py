@@ -23,11 +23,13 @@ from d3s_utils import zoo_loaders
 from d3s_utils.atomic_files import sha256_of
 from d3s_utils.classifiers import BUNDLED, ClassifierError
 from d3s_utils.preprocessing import Preprocessing
+from d3s_utils.taxonomy import IN9
 
 GROUPS = (
     "supervised conv", "transformer", "self-supervised", "weakly supervised", "adversarially trained", "zero-shot",
+    "nine classes",
 )  # fmt: skip
-KINDS = ("timm", "torchvision", "robustness", "open_clip", "dino")
+KINDS = ("timm", "torchvision", "robustness", "open_clip", "dino", "small_resnet")
 PROMPTS = ("single", "ensemble")
 ZOOS = Path(__file__).parent / "zoos"
 ADVICE = "give a local file or folder in `source`, or take a bundled classifier"
@@ -96,16 +98,17 @@ class ZooEntry:
 
 @dataclass(frozen=True)
 class ZooClassifier:
-    """A classifier of the 1000 ImageNet classes, on the CPU.
+    """A classifier of the 1000 ImageNet classes, or of ImageNet-9's nine, on the CPU.
 
     Attributes:
         name: Its entry's.
         group: One of `GROUPS`.
-        network: In evaluation mode, channels last: normalised float32 (n, 3, h, w) -> logits (n, 1000).
+        network: In evaluation mode, channels last: normalised float32 (n, 3, h, w) -> logits (n, classes).
         preprocessing: What makes its input of a picture.
         sha256: Of the weights: of their file where there is a single local file, else of all tensors; of a CLIP, of
             all tensors and all prompts.
         source: Where the weights came from.
+        classes: 1000, or 9 of a network that tells the superclasses (in the order of `taxonomy.IN9`).
     """
 
     name: str
@@ -114,6 +117,7 @@ class ZooClassifier:
     preprocessing: Preprocessing
     sha256: str
     source: str
+    classes: int = 1000
 
     @property
     def parameters(self) -> int:
@@ -215,7 +219,8 @@ def load_entry(entry: ZooEntry) -> ZooClassifier:
         raise ClassifierError(f"classifier {entry.name!r} ({entry.kind}) cannot be had: {reason}{advice}") from error
     network = loaded.network.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
     source = f"{entry.source}@{entry.revision}" if entry.revision else entry.source
-    return ZooClassifier(entry.name, entry.group, network, loaded.preprocessing, loaded.sha256, source)
+    classes = zoo_loaders.CLASS_COUNT if entry.kind != "small_resnet" else len(IN9)
+    return ZooClassifier(entry.name, entry.group, network, loaded.preprocessing, loaded.sha256, source, classes)
 
 
 def load_zoo(entries: Sequence[ZooEntry]) -> tuple[list[ZooClassifier], pd.DataFrame]:
@@ -303,11 +308,13 @@ def _load(entry: ZooEntry) -> zoo_loaders.LoadedNetwork:
         return zoo_loaders.load_open_clip(
             source, architecture=architecture, revision=revision, prompts=entry.prompts
         )  # fmt: skip
+    if entry.kind == "small_resnet":
+        return zoo_loaders.load_superclass_network(source)
     return zoo_loaders.load_dino(source, architecture=architecture, head=entry.head, revision=revision)
 
 
 def _is_here(entry: ZooEntry) -> bool:
-    return entry.source in BUNDLED or zoo_loaders.is_path(entry.source)
+    return entry.source in BUNDLED or entry.kind == "small_resnet" or zoo_loaders.is_path(entry.source)
 
 
 def _check_pin(entry: ZooEntry, sha256: str) -> None:

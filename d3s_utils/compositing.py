@@ -1,4 +1,10 @@
-"""Guides: a foreground pasted on a background template, exactly as D3S does it (Kattakinda et al. 2022, section 3)."""
+"""Guides: a foreground pasted on a background template, after D3S (Kattakinda et al. 2022, section 3).
+
+Sizes, filter and order of steps are those that the paper states. It differs from the authors' code in this: a place may
+also be the last one (see `place_of`), a foreground whose box is known is cropped around it (see `centre_square`), and
+each place hangs on the guide's own id instead of on the order of calls. Nothing here was compared with their guides
+pixel by pixel; their rounding of a crop of odd width, for one, may lie a pixel aside.
+"""
 
 import math
 import sys
@@ -21,7 +27,7 @@ FOLDER = "01_compositing"  # below a run's folder
 
 
 def centre_square(pixels: np.ndarray, *, box: Sequence[int] | None = None) -> np.ndarray:
-    """Return the largest square in the middle of a picture, as in D3S, or the square around its object.
+    """Return the largest square in the middle of a picture, as in D3S, or (D3S does not) the square around its object.
 
     Args:
         pixels: Shape (h, w, …).
@@ -32,7 +38,12 @@ def centre_square(pixels: np.ndarray, *, box: Sequence[int] | None = None) -> np
     Returns:
         Shape (s, s, …).
     """
-    height, width = pixels.shape[:2]
+    left, top, side = square_place(*pixels.shape[:2], box=box)
+    return pixels[top : top + side, left : left + side]
+
+
+def square_place(height: int, width: int, *, box: Sequence[int] | None = None) -> tuple[int, int, int]:
+    """Return (left, top, side) of `centre_square` in a picture, in pixels."""
     side, centre_x, centre_y = min(height, width), width / 2, height / 2
     if box is not None:
         left, top, right, bottom = box
@@ -40,7 +51,7 @@ def centre_square(pixels: np.ndarray, *, box: Sequence[int] | None = None) -> np
         centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
     left = min(max(math.floor(centre_x - side / 2), 0), width - side)
     top = min(max(math.floor(centre_y - side / 2), 0), height - side)
-    return pixels[top : top + side, left : left + side]
+    return left, top, side
 
 
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -66,6 +77,10 @@ def pasted_size(canvas: int, scale: float) -> int:
 
 def place_of(image_id: str, *, seed: int, canvas: int, size: int) -> tuple[int, int]:
     """Return (left, top) of a foreground of `size` pixels, uniform over all places inside the canvas.
+
+    Each is 0 to canvas - size, both included, so that the foreground may touch every side. The authors' code draws from
+    ``range(0, canvas - size)``, which ends one before: there the foreground never touches the right or the lower side.
+    A foreground of 204 on a canvas of 512 has 308 places on a line in their code, and 309 here.
 
     It hangs on the run's seed and the image's own id alone.
     """
@@ -97,6 +112,8 @@ def padded_place(height: int, width: int) -> tuple[int, int, int]:
 
 def blend(photo: np.ndarray, mask: np.ndarray, background: np.ndarray, *, canvas: int) -> np.ndarray:
     """Return the masked composite: padded to a square, alpha-blended on the background, then resized to the canvas.
+
+    These are the steps of D3S's masked way; the photo keeps its place and size in its own frame.
 
     Args:
         photo: uint8, shape (h, w, 3).

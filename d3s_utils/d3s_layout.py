@@ -1,6 +1,8 @@
 """The layout in which the authors of D3S stored their pictures: written from a run, and read into one.
 
-A folder for each split holds ``metadata.json`` and one PNG a sample, the guide and the result side by side.
+A folder for each split holds ``metadata.json`` and one PNG a sample, the guide and the result side by side. Readers of
+their data set find everything where they expect it. What is written is not the same byte for byte: file names are a
+run's own ids, an entry has one key more, and pictures keep their side unless another one, such as theirs, is asked for.
 
 python -m d3s_utils.d3s_layout export RUN_FOLDER FOLDER --size 512
 python -m d3s_utils.d3s_layout import FOLDER RUN_FOLDER --scale 0.4

@@ -1,7 +1,7 @@
 """How much features and a label depend on each other, as a number that a model can lower by gradient descent."""
 
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def make_dependence(
     feature_width: int,
     label_count: int,
     seed: int,
-    critic_width: int | None = None,
+    critic_width: int | Literal["halving"] | None = None,
     learning_rate: float = 1e-3,
     gradient_penalty_weight: float = 10.0,
     device: str = "cpu",
@@ -68,7 +68,9 @@ def make_dependence(
 
     Args:
         feature_width, label_count, seed: As in `ScoringNetwork`.
-        critic_width, learning_rate: Of a method that has a network.
+        critic_width: Of a method that has a network, a number or ``halving``; None is the method's own: ``halving`` for
+            ``wasserstein``, as in D3S's code, for the others the width of the features.
+        learning_rate: Of a method that has a network.
         gradient_penalty_weight: Of ``wasserstein``.
         device: Where its network is.
 
@@ -78,7 +80,7 @@ def make_dependence(
     Raises:
         ValueError: If there is no such method, or a size is too small for one that has a network.
     """
-    options = {name: value for name, value in locals().items() if name != "method"}
+    options = {name: value for name, value in locals().items() if name != "method" and value is not None}
     if method not in DEPENDENCES:
         raise ValueError(f"method must be one of {', '.join(DEPENDENCES)}, got {method!r}")
     return DEPENDENCES[method](**{name: options[name] for name in _options_of(DEPENDENCES[method]) & options.keys()})

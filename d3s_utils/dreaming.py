@@ -25,7 +25,11 @@ class DreamOptions:
     """How a guide is dreamt into a picture.
 
     Attributes:
-        strength: Share of the noise schedule that is run, above 0 and at most 1 (D3S: 0.9); 1 forgets the guide.
+        strength: Share of the noise schedule that is run, above 0 and at most 1 (D3S: 0.9). At 1 nothing of the guide
+            is left where the schedule ends in pure noise, as the bundled model's does; Stable Diffusion 1.x ends with
+            0.076 of the latent still there (the root of its cumulative alpha at step 981). And diffusers adds the
+            noise of the very step at which it begins (0.131 of the latent left at strength 0.9, step 881), while D3S's
+            own code, CompVis's, adds that of the step before (0.118, step 901).
         steps: Denoising steps of the whole schedule; `strength` x `steps` of them are run (D3S: 50).
         guidance_scale: Classifier-free guidance; at most 1 turns it off (D3S: 5).
         eta: Noise added back at each DDIM step, 0 for none (D3S) to 1.

@@ -1,4 +1,9 @@
-"""How much accuracy classifiers lose when only the background changes: tidy tables, each number with its interval."""
+"""How accurate classifiers are on originals, guides and generated images: tidy tables, each number with its interval.
+
+Every foreground counts the same, on every side: of a hard one fewer images are kept, and if images counted alike, its
+share among generated images would be smaller than among originals. Images of one foreground are relatives, and so are
+images on one scene; intervals know both (see `intervals`).
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,41 +12,77 @@ import numpy as np
 import pandas as pd
 
 from d3s_utils.image_sets import ImageSet
-from d3s_utils.intervals import clustered_wilson, paired_difference, wilson
+from d3s_utils.intervals import clustered_wilson, paired_test, wilson
 from d3s_utils.metrics import Estimate
-from d3s_utils.taxonomy import imagenet_class
+from d3s_utils.taxonomy import label_name
 
 MEASURES = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}  # column -> how it reads
+PUBLISHED_RULE = {"in9_of_1000": "ImageNet-9, best of 1000"}  # where scores have it: see `with_published_rule`
 _OF_BOARD = {  # metric -> column of the leaderboard
     "relative_accuracy": "relative", "effective_robustness": "effective_robustness",
     "worst_background_accuracy": "worst_background_accuracy", "worst_cell_accuracy": "worst_cell_accuracy",
     "macro_std": "macro_std",
 }  # fmt: skip
-_SHARED = ["picture_id", "foreground_id", "class_name", "imagenet_index", "in9", "file"]
+KINDS = {  # kind of image -> what it shows
+    "original": "the foreground's own photo, full size",
+    "placed": "the object on its own ground, at the size and place of its guide",
+    "placed_repainted": "the same, repainted by the generator",
+    "guide": "the object on the background, pasted",
+    "shifted": "the same, repainted by the generator",
+}
+_SHARED = ["picture_id", "image_id", "foreground_id", "template_id", "split", "class_name", "imagenet_index", "in9"]
+_FILES = {
+    "placed": "placed_file",
+    "placed_repainted": "placed_repainted_file",
+    "guide": "guide_file",
+    "shifted": "file",
+}
 
 
-def read_pictures(run_folder: Path, *, split: str = "val") -> pd.DataFrame:
-    """Return the plain foregrounds of notebook 01 and the pictures dreamt from them, of one split.
+def read_pictures(run_folder: Path, *, split: str | None = None) -> pd.DataFrame:
+    """Return the foregrounds of notebook 01 and all that was made of them, as classifiers are to be shown it.
+
+    Of an image there are up to four kinds (see `KINDS`), and all four are of the same foreground, size and place. An
+    image and its twin on its own ground are *kept* where notebook 03 kept the image and found the object in the twin
+    too, so that neither side was chosen by how well it came out. Where a run has twins, images without one are not
+    kept. Of images that were not kept, guides and pasted twins are left out.
+
+    Args:
+        split: ``train`` or ``val``; None takes both. Pretrained classifiers learn nothing from a run.
 
     Returns:
-        One row a picture: `picture_id`, `kind` (original, shifted), `foreground_id`, `class_name`,
-        `imagenet_index`, `in9`, `file` (relative to `run_folder`), `background` (empty for originals),
-        `keep` (validated; true for originals).
+        One row a picture: `picture_id`, `image_id` (what the four kinds share; empty for originals), `kind`,
+        `foreground_id`, `template_id` (of the scene; empty where the ground is the object's own), `split`,
+        `class_name`, `imagenet_index`, `in9`, `background` (empty for originals), `file` (relative to `run_folder`),
+        `keep` (true for originals).
 
     Raises:
         ValueError: If a table is missing, or no picture was validated.
     """
     plain = _read_table(run_folder / "01_compositing" / "foregrounds.parquet", split)
-    dreamt = _read_table(run_folder / "03_validation" / "validated.parquet", split)
-    originals = plain.assign(picture_id=plain["foreground_id"], kind="original", background="", keep=True)
-    shifted = dreamt.assign(picture_id=dreamt["image_id"], kind="shifted")
-    if not shifted["keep"].any():
+    images = _read_table(run_folder / "03_validation" / "validated.parquet", split)
+    if not images["keep"].any():
+        where = "" if split is None else f" of split {split!r}"
         raise ValueError(
-            f"none of the {len(shifted)} pictures of split {split!r} was validated: look at the reasons in notebook "
+            f"none of the {len(images)} pictures{where} was validated: look at the reasons in notebook "
             "03_validation, then change its thresholds, or the strength or generator of 02_diffusion_generation"
         )
-    columns = [*_SHARED, "kind", "background", "keep"]
-    return pd.concat([originals[columns], shifted[columns]], ignore_index=True)
+    if "template_id" not in images:
+        images["template_id"] = ""
+    keep = images["keep"].astype(bool)
+    if "placed_foreground_agrees" in images:
+        keep &= images["placed_foreground_agrees"].fillna(False).astype(bool)
+    ids = plain["foreground_id"]
+    tables = [plain.assign(picture_id=ids, image_id="", template_id="", kind="original", background="", keep=True)]
+    for kind, column in _FILES.items():
+        if column in images:
+            rows = images.assign(kind=kind, file=images[column], keep=keep, picture_id=images["image_id"])
+            rows = rows[rows["file"].notna() & (keep | (kind in ("placed_repainted", "shifted")))]
+            if kind != "shifted":
+                rows = rows.assign(picture_id=rows["picture_id"] + f"/{kind}")
+            tables.append(rows.assign(template_id="") if kind.startswith("placed") else rows)
+    columns = [*_SHARED, "kind", "background", "file", "keep"]
+    return pd.concat([table[columns] for table in tables], ignore_index=True)
 
 
 def picture_set(pictures: pd.DataFrame, *, root: Path) -> ImageSet:
@@ -59,40 +100,66 @@ def paired_scores(scores: pd.DataFrame, *, validated_only: bool = True) -> pd.Da
 
     Args:
         scores: From `one_pass.evaluate` over a `picture_set`.
-        validated_only: Take only shifted pictures that notebook 03 kept.
+        validated_only: Take only pictures that were kept (see `read_pictures`).
     """
     rows = scores[scores["keep"].astype(bool)] if validated_only else scores
-    kinds = rows.groupby("foreground_id")["kind"].nunique()
+    shown = rows[rows["kind"].isin(["original", "shifted"])]
+    kinds = shown.groupby("foreground_id")["kind"].nunique()
     return rows[rows["foreground_id"].isin(kinds.index[kinds == 2])].reset_index(drop=True)
 
 
-def accuracy_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy by model, measure and kind of picture; pictures of one foreground count as resembling each other.
+def scenes_of(rows: pd.DataFrame) -> np.ndarray | None:
+    """Return the scene that each row's picture shows, or None where none shows one; a picture without is on its own."""
+    scenes = rows["template_id"].fillna("").astype(str) if "template_id" in rows else pd.Series("", rows.index)
+    if (scenes == "").all():
+        return None
+    return scenes.where(scenes != "", rows["picture_id"].astype(str)).to_numpy()
+
+
+def foreground_accuracy(rows: pd.DataFrame, column: str) -> Estimate:
+    """Return the mean of a column of zeros and ones, averaged within a foreground first, with its Wilson interval.
+
+    Args:
+        rows: Pictures of one kind, seen by one model.
 
     Returns:
-        `model`, `measure` (top1, top5, in9), `kind` (original, shifted), `value`, `low`, `high`, `n`.
+        An estimate whose `n` is the number of pictures.
+    """
+    sizes = rows.groupby("foreground_id")[column].transform("size")
+    return clustered_wilson(rows[column], rows["foreground_id"], crossed=scenes_of(rows), weights=1 / sizes)
+
+
+def accuracy_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy by model, measure and kind of picture; see `foreground_accuracy`.
+
+    Returns:
+        `model`, `measure` (top1, top5, in9), `kind` (of `KINDS`), `value`, `low`, `high`, `n` (pictures),
+        `foregrounds`.
     """
     rows = []
     for (model, kind), group in scores.groupby(["model", "kind"], sort=False):
         for measure in MEASURES:
             known = group.dropna(subset=_column(measure))
             if len(known):
-                share = clustered_wilson(known[_column(measure)], known["foreground_id"])
-                rows.append({"model": model, "measure": measure, "kind": kind, **vars(share)})
-    return pd.DataFrame(rows)
+                share = foreground_accuracy(known, _column(measure))
+                count = known["foreground_id"].nunique()
+                rows.append({"model": model, "measure": measure, "kind": kind, **vars(share), "foregrounds": count})
+    columns = ["model", "measure", "kind", "value", "low", "high", "n", "foregrounds"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def drop_table(scores: pd.DataFrame, *, seed: int, samples: int = 2000) -> pd.DataFrame:
-    """Return original minus shifted accuracy, with an interval from drawing foregrounds with replacement.
+def drop_table(scores: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Return original minus shifted accuracy, the paper's number.
 
-    A foreground's original and its shifted pictures are drawn together, so how hard it is cancels.
+    It holds all that was done to a photo: the object became smaller, moved, got another background and was repainted.
+    `background_contrasts` takes these apart. Every foreground counts the same; how hard it is cancels.
 
     Args:
         scores: From `paired_scores`.
-        samples: Number of bootstrap samples.
+        seed: The run's seed.
 
     Returns:
-        `model`, `measure`, `value`, `low`, `high`, `n` (foregrounds).
+        `model`, `measure`, `value`, `low`, `high`, `n` (foregrounds), `p_value` (see `intervals.paired_test`).
     """
     rows = []
     for model, group in scores.groupby("model", sort=False):
@@ -100,17 +167,17 @@ def drop_table(scores: pd.DataFrame, *, seed: int, samples: int = 2000) -> pd.Da
             column = _column(measure)
             known = group.dropna(subset=column)
             original, shifted = (known[known["kind"] == kind] for kind in ("original", "shifted"))
-            if len(known):
-                drop = paired_difference(
+            if len(original) and len(shifted):
+                drop, p_value = paired_test(
                     original[column], shifted[column], groups=original["foreground_id"],
-                    second_groups=shifted["foreground_id"], seed=seed, samples=samples,
+                    second_groups=shifted["foreground_id"], second_crossed=scenes_of(shifted), seed=seed,
                 )  # fmt: skip
-                rows.append({"model": model, "measure": measure, **vars(drop)})
-    return pd.DataFrame(rows)
+                rows.append({"model": model, "measure": measure, **vars(drop), "p_value": p_value})
+    return pd.DataFrame(rows, columns=["model", "measure", "value", "low", "high", "n", "p_value"])
 
 
 def cell_table(scores: pd.DataFrame, by: Sequence[str], *, measure: str = "top1") -> pd.DataFrame:
-    """Return the accuracy on shifted pictures in each cell of a cross table, with Wilson intervals.
+    """Return the accuracy on shifted pictures in each cell of a cross table; see `foreground_accuracy`.
 
     Args:
         scores: From `one_pass.evaluate` over `picture_set`, or `paired_scores`.
@@ -123,7 +190,7 @@ def cell_table(scores: pd.DataFrame, by: Sequence[str], *, measure: str = "top1"
     known = scores[scores["kind"] == "shifted"].dropna(subset=_column(measure))
     rows = []
     for key, cell in known.groupby(list(by), sort=False):
-        share = clustered_wilson(cell[_column(measure)], cell["foreground_id"])
+        share = foreground_accuracy(cell, _column(measure))
         rows.append({**dict(zip(by, key, strict=True)), "measure": measure, **vars(share)})
     return pd.DataFrame(rows, columns=[*by, "measure", "value", "low", "high", "n"])
 
@@ -142,7 +209,7 @@ def missed_by_all(scores: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     missed = shifted[shifted.groupby("picture_id")["top1"].transform("max") == 0]
     rows = []
     for _, group in missed.groupby("picture_id", sort=True):
-        said = group["prediction"].map(lambda index: imagenet_class(int(index)).name).value_counts()
+        said = group["prediction"].map(lambda index: label_name(int(index))).value_counts()
         row = group.iloc[0]
         words = ", ".join(f"{name} ({count})" if len(group) > 3 else name for name, count in said.head(3).items())
         names = ("picture_id", "class_name", "background", "file")
@@ -199,16 +266,19 @@ def evaluation_metrics(
     *,
     board: pd.DataFrame | None = None,
     focus: pd.DataFrame | None = None,
+    contrasts: pd.DataFrame | None = None,
 ) -> dict[str, Estimate]:
     """Return notebook 04's metrics by name.
 
     Args:
-        accuracy, drops: From `accuracy_table` and `drop_table`: ``<model>/top1_original``, ``…_shifted``, ``…_drop``,
-            the same for top5 and in9.
+        accuracy, drops: From `accuracy_table` and `drop_table`: ``<model>/top1_original``, ``…_shifted`` and the other
+            `KINDS`, ``…_drop``; the same for top5 and in9.
         photos: See `overview_table`: ``<model>/top1_on_photos_1``, ``…_2`` and so on, in the order of the sets.
         board: From `robustness_measures.leaderboard`: ``<model>/relative_accuracy``, ``…/effective_robustness``,
             ``…/worst_background_accuracy``, ``…/worst_cell_accuracy``, ``…/macro_std``.
         focus: From `focus.measure_focus`: ``<model>/foreground_focus``.
+        contrasts: From `background_contrasts`, top-1 under the effect's own name, such as
+            ``<model>/background_effect``, other measures with theirs before it.
     """
     named = [(f"{row['measure']}_{row['kind']}", row) for row in accuracy.to_dict("records")]
     named += [(f"{row['measure']}_drop", row) for row in drops.to_dict("records")]
@@ -217,6 +287,8 @@ def evaluation_metrics(
             named += [(f"{row['measure']}_on_photos_{number + 1}", row) for row in rows.to_dict("records")]
     if focus is not None:
         named += [("foreground_focus", row) for row in focus.to_dict("records")]
+    for row in contrasts.to_dict("records") if contrasts is not None else ():
+        named.append((row["effect"] if row["measure"] == "top1" else f"{row['measure']}_{row['effect']}", row))
     found = {(row["model"], name): [row[end] for end in ("value", "low", "high", "n")] for name, row in named}
     for row in board.to_dict("records") if board is not None else ():
         for name, column in _OF_BOARD.items():
@@ -226,7 +298,7 @@ def evaluation_metrics(
     return {
         f"{prefixes[model]}/{name}": Estimate(*values)
         for (model, name), values in found.items()
-        if np.isfinite(values[:3]).all()
+        if np.isfinite(values[0])
     }
 
 
@@ -257,7 +329,8 @@ def photo_accuracy(scores: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFr
     relatives (see `intervals.clustered_wilson`).
 
     Args:
-        scores: From `one_pass.evaluate`.
+        scores: From `one_pass.evaluate`, or from `backgrounds_challenge.with_published_rule` for ImageNet-9 by both
+            rules.
         by: Further columns that make groups, such as ``["corruption", "severity"]``.
 
     Returns:
@@ -266,7 +339,7 @@ def photo_accuracy(scores: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFr
     names = ["model", *by]
     rows = []
     for key, group in scores.groupby(names, sort=False):
-        for measure in MEASURES:
+        for measure in (*MEASURES, *(set(PUBLISHED_RULE) & set(group))):
             known = group[_column(measure)].dropna()
             if len(known):
                 share = wilson(int(known.sum()), len(known))
@@ -277,13 +350,13 @@ def photo_accuracy(scores: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFr
 
 
 def _column(measure: str) -> str:
-    if measure not in MEASURES:
+    if measure not in MEASURES | PUBLISHED_RULE:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
     return "in9_right" if measure == "in9" else measure  # `in9` itself is the superclass's name
 
 
-def _read_table(path: Path, split: str) -> pd.DataFrame:
+def _read_table(path: Path, split: str | None) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path} is missing: run notebook {path.parent.name} first")
     table = pd.read_parquet(path)
-    return table[table["split"] == split].reset_index(drop=True)
+    return table if split is None else table[table["split"] == split].reset_index(drop=True)

@@ -17,7 +17,7 @@ class Cost:
     """An estimate, to tell minutes from days.
 
     Attributes:
-        dreamt_images: Pictures that notebook 02 makes.
+        dreamt_images: Images that notebook 02 makes, with the twins on the objects' own ground.
         all_images: These, their guides, foregrounds and templates.
         gigabytes: Disk space of them all.
         hours: Time of the seven notebooks.
@@ -42,7 +42,9 @@ def expected_cost(settings: Settings) -> Cost:
     """Return what a run with `settings` is expected to cost when nothing of it is there yet."""
     foregrounds = len(settings.classes) * (settings.guides_per_class_train + settings.guides_per_class_val)
     templates = len(settings.backgrounds) * settings.templates_per_background
-    dreamt = foregrounds * len(settings.backgrounds)
+    per_class = {"train": settings.guides_per_class_train, "val": settings.guides_per_class_val}
+    with_twin = len(settings.classes) * sum(per_class[split] for split in settings.own_ground_splits)
+    dreamt = (foregrounds + with_twin) * len(settings.backgrounds)
     objects = foregrounds * settings.foreground_candidates * (settings.photos is None)
     from_text = objects + templates * (settings.templates is None)
     pictures = (objects or foregrounds) + templates + 2 * dreamt

@@ -1,7 +1,7 @@
 """How a split representation is fine-tuned: every setting of a run but its data, its folder and its seed."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 MONITORS = {"foreground_accuracy": 1, "foreground_cross_entropy": -1}  # what is better: more, or less
 PRECISIONS = ("no", "bf16", "fp16")
@@ -25,8 +25,10 @@ class FinetuningOptions:
         batch_size: Pictures a step, over all processes.
         photo_share: Share of plain photos in each batch; without photos it is 0.
         learning_rate, weight_decay, betas: Of AdamW, for backbone and heads.
-        critic_steps: Critic steps before each model step after the warm-up, each on its own pictures (D3S: 5).
-        critic_width: A critic's first hidden width; None as in D3S, where it is the critic's input width.
+        critic_steps: Critic steps before each model step after the warm-up, each on its own pictures (D3S: 5 in the
+            paper, 4 in the code).
+        critic_width: A critic's first hidden width, or ``halving``: half of its input, and halves down to 1, as in
+            D3S's code.
         critic_learning_rate, gradient_penalty_weight: Of the critics; D3S: 10.
         image_size: Pixels of a picture's side; None takes the backbone's own.
         augmentation: Given to timm's `create_transform` for training, such as ``{"color_jitter": None}``.
@@ -58,7 +60,7 @@ class FinetuningOptions:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     critic_steps: int = 5
-    critic_width: int | None = None
+    critic_width: int | Literal["halving"] = "halving"
     critic_learning_rate: float = 1e-4
     gradient_penalty_weight: float = 10.0
     image_size: int | None = None
@@ -82,6 +84,8 @@ class FinetuningOptions:
             value = getattr(self, name)
             if value is not None and value < limit:
                 raise ValueError(f"{name} must be at least {limit}, got {value}")
+        if self.critic_width != "halving" and not self.critic_width >= 1:
+            raise ValueError(f"critic_width must be 'halving' or at least 1, got {self.critic_width}")
         if self.earliest_best is not None and self.earliest_best > self.steps:
             raise ValueError(f"earliest_best must be at most steps ({self.steps}), got {self.earliest_best}")
         if not 0 <= self.photo_share < 1:

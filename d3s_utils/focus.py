@@ -69,7 +69,7 @@ def pasted_masks(table: pd.DataFrame, height: int, width: int) -> np.ndarray:
 
 
 def measure_focus(
-    models: Sequence[ZooClassifier], table: pd.DataFrame, *, root: Path, device: str = "cpu", seed: int, samples: int
+    models: Sequence[ZooClassifier], table: pd.DataFrame, *, root: Path, device: str = "cpu"
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return each model's foreground focus (see `paste_biases.foreground_focus`), and its maps.
 
@@ -88,7 +88,7 @@ def measure_focus(
             maps[model.name] = saliency_maps(model, table, root=root, device=device)
             masks = pasted_masks(table, *maps[model.name].shape[1:])
             ids = table["foreground_id"].to_numpy()
-            found = foreground_focus(maps[model.name], masks, foreground_ids=ids, seed=seed, samples=samples)
+            found = foreground_focus(maps[model.name], masks, foreground_ids=ids)
             rows.append({"model": model.name, **vars(found), "reason": ""})
         except (ValueError, RuntimeError, AssertionError) as error:  # a network of another build, or no memory
             nothing = dict.fromkeys(("value", "low", "high"), np.nan)

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from d3s_utils.evaluation import MEASURES
+from d3s_utils.intervals import FEW, bootstrap_interval
 from d3s_utils.randomness import numpy_generator
 
 _CELLS_AT_ONCE = 5_000_000  # numbers held in memory at a time
@@ -93,22 +94,8 @@ def whole(sums: csr_array, statistic: Callable[[np.ndarray], np.ndarray]) -> np.
         return statistic(np.asarray(sums.sum(axis=0)).reshape(1, -1))[0]
 
 
-def percentiles(values: np.ndarray, draws: np.ndarray, *, reflected: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of 95 % bootstrap intervals, widened where needed to hold the value; NaN where the value is.
-
-    Args:
-        values: Shape (k,).
-        draws: From `resampled`, shape (samples, k); draws where the statistic is not defined (NaN) are left out.
-        reflected: Mirror the draws at the value (the "basic" bootstrap). For a statistic that noise makes too large,
-            such as a spread: the draws are too large by as much again, and mirrored they make up for it.
-
-    Source: Davison & Hinkley 1997, "Bootstrap Methods and their Application", chapter 5.
-    """
-    low, high = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    for place, value in enumerate(values):
-        drawn = draws[np.isfinite(draws[:, place]), place]
-        if np.isfinite(value):
-            ends = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else np.array([value, value])
-            ends = 2 * value - ends[::-1] if reflected else ends
-            low[place], high[place] = min(ends[0], value), max(ends[1], value)
-    return low, high
+def percentiles(
+    values: np.ndarray, draws: np.ndarray, *, reflected: bool = False, groups: int = FEW
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of 95 % bootstrap intervals; see `intervals.bootstrap_interval`, also for the arguments."""
+    return bootstrap_interval(values, draws, groups=groups, reflected=reflected)

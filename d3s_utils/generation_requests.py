@@ -68,6 +68,26 @@ def make_requests(
     )
 
 
+def make_twin_requests(guides: pd.DataFrame, *, root: str | Path, seed: int, options: DreamOptions) -> pd.DataFrame:
+    """Return one line for each guide that has a twin on its own ground (`own_ground.write_placed`).
+
+    A twin is repainted with its image's seed and options, and with its prompt but for the background's words.
+
+    Args:
+        guides: As in `make_requests`, with ``placed_file`` too; guides without one (missing) are left out.
+        root, seed, options: See `make_requests`.
+
+    Returns:
+        The columns of `make_requests`; `guide_file` and its hash are the twin's paste.
+
+    Raises:
+        ValueError: See `make_requests`; also if no guide has a twin.
+    """
+    placed = guides[guides["placed_file"].notna()] if "placed_file" in guides else guides[:0]
+    twins = make_requests(placed.assign(guide_file=placed.get("placed_file")), root=root, seed=seed, options=options)
+    return twins.assign(prompt=[object_prompt(imagenet_class(synset)) for synset in twins["synset"]])
+
+
 def image_seed(run_seed: int, image_id: str, *, attempt: int = 1) -> int:
     """Return the seed of a picture's `attempt`: it depends on the run's seed and the picture's id, and on no order."""
     if attempt < 1:

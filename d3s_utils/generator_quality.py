@@ -1,4 +1,4 @@
-"""How good a generator is: what judges that never saw it find in its pictures, by strength and by guidance."""
+"""How good a generator is: what judges that never saw it find in its pictures, and which settings serve it best."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from d3s_utils.background_classifier import BackgroundHead, load_background_head
 from d3s_utils.classifiers import (
@@ -16,35 +17,42 @@ from d3s_utils.classifiers import (
     load_classifier,
     look,
     predict,
+    recognisability,
     whole_picture_classifier,
 )
 from d3s_utils.dreaming import DreamOptions, dream_from_guides, dream_from_text
-from d3s_utils.intervals import bootstrap_mean, clustered_wilson
-from d3s_utils.picture_statistics import kernel_distance
+from d3s_utils.intervals import clustered_mean, clustered_wilson
+from d3s_utils.metrics import Estimate
+from d3s_utils.picture_statistics import distances_within_classes, kernel_distance
 from d3s_utils.pipelines import LoadedPipeline
-from d3s_utils.taxonomy import BACKGROUNDS, IN9, in9_of_logits
+from d3s_utils.randomness import derive_seed
+from d3s_utils.small_resnet import SmallResnet, load_small_resnet
+from d3s_utils.taxonomy import BACKGROUNDS, IN9, ImageNetClass, classes_of, in9_of_logits, object_prompt
 
 FEATURE_SIDE = 128  # pixels at which pictures are seen for their features, whole
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Three that had no say in training the generator.
+    """Four that had no say in training the generator; the first is no relative of the network that had.
 
     Attributes:
-        foreground: EfficientNet-Lite2, which names the superclass.
+        foreground: The project's own small network, trained from nothing, which names the superclass.
+        auxiliary: EfficientNet-Lite2, which names it too: a better eye, but a sister of the network that shaped the
+            generator.
         background: A linear head, trained on real scenes kept from the generator, which names the background.
         features: EfficientNet-Lite0, which gives features for distances (it sees the whole picture).
     """
 
-    foreground: Classifier
+    foreground: SmallResnet
+    auxiliary: Classifier
     background: BackgroundHead
     features: Classifier
 
     @property
     def sha256(self) -> dict[str, str]:
         """The weights' sha256 by name."""
-        named = {judge.name: judge.sha256 for judge in (self.foreground, self.features)}
+        named = {judge.name: judge.sha256 for judge in (self.foreground, self.auxiliary, self.features)}
         return named | {"background_head": self.background.sha256}
 
 
@@ -53,12 +61,14 @@ class Verdicts:
     """What the judges say about n pictures.
 
     Attributes:
-        in9: ImageNet-9 superclass of each, strings (n,).
+        in9: ImageNet-9 superclass of each, strings (n,), as the foreground judge names it.
+        auxiliary: The same as the auxiliary judge names it.
         background: D3S background of each, strings (n,).
         features: float32, shape (n, 1280).
     """
 
     in9: np.ndarray
+    auxiliary: np.ndarray
     background: np.ndarray
     features: np.ndarray
 
@@ -66,6 +76,7 @@ class Verdicts:
 def load_judges(*, device: str = "cpu") -> Judges:
     """Return the judges, on `device`, without a network."""
     return Judges(
+        load_small_resnet(device=device),
         load_classifier("tf_efficientnet_lite2", device=device),
         load_background_head(device=device),
         whole_picture_classifier("tf_efficientnet_lite0", FEATURE_SIDE, device=device),
@@ -80,13 +91,55 @@ def judge_pictures(
     Raises:
         PictureError: If a picture cannot be read.
     """
-    three = [judge.looker for judge in (judges.foreground, judges.background, judges.features)]
-    (foreground, background, features), _ = look(pictures, three, batch_size=batch_size, description=description)
+    lookers = [judges.foreground.superclass_looker]
+    lookers += [judge.looker for judge in (judges.auxiliary, judges.background, judges.features)]
+    found, _ = look(pictures, lookers, batch_size=batch_size, description=description)
+    foreground, auxiliary, background, features = found
     return Verdicts(
-        np.array(IN9)[in9_of_logits(foreground[:, :1000])],
+        np.array(IN9)[foreground.argmax(1)],
+        np.array(IN9)[in9_of_logits(auxiliary[:, :1000])],
         np.array(list(BACKGROUNDS))[background.argmax(1)],
         features[:, 1000:],
     )
+
+
+def named_superclasses(judges: Judges, pictures: Sequence[Picture], *, description: str = "judging") -> np.ndarray:
+    """Return what the foreground judge alone names in pictures, strings (n,), in a fraction of the panel's time."""
+    looker = judges.foreground.superclass_looker
+    (found,), _ = look(pictures, [looker], batch_size=64, description=description)
+    return np.array(IN9)[found.argmax(1)]
+
+
+def family_gap(
+    generated: Mapping[str, np.ndarray], photos: Mapping[str, np.ndarray], classes: ArrayLike, photo_classes: ArrayLike
+) -> Estimate:
+    """Return how much more a relative of the generator's teacher likes generated images than an outsider does.
+
+    Both find the object in photos at rates of their own. The gap is how far the auxiliary judge's rate rises from
+    photos to generated images, less how far the foreground judge's does, by class, averaged over classes. Above 0 the
+    generator pleases the family rather than eyes.
+
+    Args:
+        generated: ``foreground`` and ``auxiliary``: whether either judge finds the object, booleans (n,).
+        photos: The same of photos, (m,).
+        classes, photo_classes: The class of each image and photo, (n,) and (m,).
+
+    Returns:
+        A difference of shares; its `n` is the number of classes that both have.
+
+    Raises:
+        ValueError: If no class is in both.
+    """
+    rates = {
+        (judge, kind): pd.Series(np.asarray(found[judge], float)).groupby(np.asarray(labels)).mean()
+        for kind, found, labels in (("generated", generated, classes), ("photos", photos, photo_classes))
+        for judge in ("foreground", "auxiliary")
+    }
+    rises = [rates[judge, "generated"] - rates[judge, "photos"] for judge in ("auxiliary", "foreground")]
+    gaps = (rises[0] - rises[1]).dropna()
+    if gaps.empty:
+        raise ValueError("classes must have one that photo_classes has too, got none")
+    return clustered_mean(gaps.to_numpy())
 
 
 def picture_features(
@@ -97,14 +150,16 @@ def picture_features(
     return predictions[judges.features.name].features
 
 
-def recommended_value(curve: pd.DataFrame, wanted: Mapping[str, float]) -> float:
+def recommended_value(curve: pd.DataFrame, wanted: Mapping[str, float], *, least: bool = False) -> float:
     """Return the greatest value of a setting at which all that is wanted is reached; else the one that comes nearest.
 
-    A greater strength leaves less of the paste and its seams, so the greatest that still keeps the labels is taken.
+    A greater strength leaves less of the paste and its seams, so the greatest that still keeps the labels is taken. Of
+    guidance, which buys recognition with variety, take the least.
 
     Args:
         curve: From `setting_curve`.
         wanted: Measure -> the least that is wanted of it, positive.
+        least: Whether the least value is wanted in place of the greatest.
 
     Raises:
         ValueError: If the curve is empty, nothing is wanted, or a measure is missing from the curve.
@@ -117,7 +172,7 @@ def recommended_value(curve: pd.DataFrame, wanted: Mapping[str, float]) -> float
         raise ValueError(f"wanted must name measures of the curve ({', '.join(values)}), got {missing or 'none'}")
     reached = (values[list(wanted)] / pd.Series(wanted)).min(axis=1)
     enough = reached[reached >= 1]
-    return float(enough.index[-1] if len(enough) else reached.idxmax())
+    return float(enough.index[0 if least else -1] if len(enough) else reached.idxmax())
 
 
 def setting_curve(
@@ -130,8 +185,7 @@ def setting_curve(
     options: DreamOptions,
     judges: Judges,
     photo_features: np.ndarray,
-    seed: int,
-) -> tuple[pd.DataFrame, dict[float, np.ndarray]]:
+) -> pd.DataFrame:
     """Dream the same guides with the same seeds at several values of one setting, and measure each time.
 
     Args:
@@ -144,12 +198,11 @@ def setting_curve(
         options: The other settings.
         judges: See `load_judges`.
         photo_features: Of real photos, what pictures should be near to.
-        seed: Of the bootstrap.
 
     Returns:
         A tidy table with `setting`, `at` (its value), `measure`, `value`, `low`, `high`, `n`. Measures:
-        ``foreground_agreement``, ``background_agreement``, ``kernel_distance`` (to the photos, no two pictures of one
-        foreground compared) and ``guide_distance`` (mean absolute difference in grey levels).
+        ``foreground_agreement``, ``auxiliary_agreement``, ``background_agreement``, ``kernel_distance`` (to the photos,
+        no two pictures of one foreground compared) and ``guide_distance`` (mean absolute difference in grey levels).
 
     Raises:
         ValueError: If `setting` is another, or a value is out of its range.
@@ -168,11 +221,95 @@ def setting_curve(
         apart = np.abs(dreamt.astype(np.int16) - guides).mean((1, 2, 3))
         measures = {
             "foreground_agreement": clustered_wilson(verdicts.in9 == table["in9"].to_numpy(), groups),
+            "auxiliary_agreement": clustered_wilson(verdicts.auxiliary == table["in9"].to_numpy(), groups),
             "background_agreement": clustered_wilson(verdicts.background == table["background"].to_numpy(), groups),
             "kernel_distance": kernel_distance(verdicts.features, photo_features, clusters=groups).estimate,
-            "guide_distance": bootstrap_mean(apart, groups=groups, seed=seed),
+            "guide_distance": clustered_mean(apart, groups=groups),
         }
         rows += [{"setting": setting, "at": float(value), "measure": m} | vars(e) for m, e in measures.items()]
+    return pd.DataFrame(rows)
+
+
+def text_settings(
+    pipeline: LoadedPipeline,
+    classes: Sequence[ImageNetClass],
+    *,
+    guidance_scales: Sequence[float],
+    etas: Sequence[float],
+    steps: int,
+    per_class: int,
+    judges: Judges,
+    seed: int,
+) -> pd.DataFrame:
+    """Generate objects from text with the same seeds at several settings, and measure each time.
+
+    Args:
+        classes: What is drawn, `per_class` times each.
+        guidance_scales, etas: Each is tried with each.
+        steps: Denoising steps.
+        judges: See `load_judges`.
+        seed: The run's seed.
+
+    Returns:
+        `guidance_scale`, `eta`, `foreground_agreement`, `auxiliary_agreement` (shares of images in which either judge
+        finds the object) and `distance` (mean distance between two images of one class).
+    """
+    wanted = [c for c in classes for _ in range(per_class)]
+    prompts = [object_prompt(c) for c in wanted]
+    seeds = [derive_seed(seed, "text settings", i) for i in range(len(wanted))]
+    truth, rows = np.array([c.in9 for c in wanted]), []
+    for guidance_scale in guidance_scales:
+        for eta in etas:
+            name = f"guidance {guidance_scale:g}, eta {eta:g}"
+            images = dream_from_text(
+                pipeline, prompts, seeds, steps=steps, guidance_scale=guidance_scale, eta=eta, description=name
+            )
+            said = judge_pictures(judges, list(images), description=f"judging {name}")
+            apart = distances_within_classes(said.features, [c.synset for c in wanted]).mean()
+            rows.append({"guidance_scale": float(guidance_scale), "eta": float(eta),
+                         "foreground_agreement": (said.in9 == truth).mean(),
+                         "auxiliary_agreement": (said.auxiliary == truth).mean(), "distance": apart})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def recommended_text_settings(table: pd.DataFrame, *, wanted: float) -> tuple[float, float]:
+    """Return (guidance scale, eta) of the most varied images in which the object is found often enough.
+
+    Where it is found often enough at none, those at which it is found most often.
+
+    Args:
+        table: From `text_settings`.
+        wanted: The least share of images in which the foreground judge finds the object.
+    """
+    enough = table[table["foreground_agreement"] >= wanted]
+    best = table.loc[enough["distance"].idxmax() if len(enough) else table["foreground_agreement"].idxmax()]
+    return float(best["guidance_scale"]), float(best["eta"])
+
+
+def candidates_curve(
+    images: np.ndarray, synsets: Sequence[str], *, candidates: Sequence[int], judges: Judges, device: str = "cpu"
+) -> pd.DataFrame:
+    """Return how often the foreground judge finds objects that EfficientNet-Lite1 chose among so many candidates.
+
+    Args:
+        images: uint8, shape (n, h, w, 3), generated from text, in any order.
+        synsets: The class of each, n of them.
+        candidates: Numbers to choose among, at least 1: of each class's images every so many-th part is one choice.
+        judges: See `load_judges`.
+        device: See `devices.choose_device`.
+
+    Returns:
+        `candidates`, `value`, `low`, `high` (share of chosen objects that the judge finds), `n` (chosen objects).
+    """
+    table = pd.DataFrame({"synset": list(synsets)})
+    table["recognised"] = recognisability(list(images), list(synsets), device=device)
+    table["found"] = named_superclasses(judges, list(images)) == [c.in9 for c in classes_of(synsets)]
+    rows = []
+    for number in candidates:
+        turn = table.groupby("synset").cumcount() // number
+        whole = table.groupby(["synset", turn])["recognised"].transform("size") == number
+        chosen = table[whole].loc[table[whole].groupby(["synset", turn[whole]])["recognised"].idxmax()]
+        rows.append({"candidates": number} | vars(clustered_wilson(chosen["found"], chosen["synset"])))
     return pd.DataFrame(rows)
 
 

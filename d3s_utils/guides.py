@@ -1,6 +1,6 @@
 """The guides of a run: which foreground goes where on which template, decided before anything is drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +120,13 @@ def write_guides(
     (run_folder / FOLDER / "masks").mkdir(parents=True, exist_ok=True)
     foreground_of = foregrounds.set_index("foreground_id").to_dict("index")
     template_of = templates.set_index("template_id").to_dict("index")
-    row_of = {} if source is None else {name: row for row, name in enumerate(source.table.source_name)}
     canvas = int(guides.canvas.iloc[0])
+    read_cut_out = foreground_reader(foregrounds, run_folder=run_folder, source=source)
 
     def read_foreground(foreground_id: str) -> tuple[Photo, np.ndarray | None, Sequence[int] | None]:
-        foreground = foreground_of[foreground_id]
-        if foreground["source"] != "photo":
-            photo, box, mask_file = read_photo(foreground["file"], root=run_folder), None, None
-        else:
-            row = row_of[foreground["source_name"]]
-            photo, box, mask_file = source.read(row), source.table.box[row], source.read_mask(row)
-        mask, _ = mask_of(photo, mode=foreground["mask_mode"], box=box, mask_file=mask_file)
+        photo, mask, box = read_cut_out(foreground_id)
         if mask is not None:
+            foreground = foreground_of[foreground_id]
             recipe = mask_recipe(foreground, canvas=canvas)
             if not has_recipe(run_folder / foreground["mask_file"], recipe):
                 write_png(run_folder / foreground["mask_file"], resized(padded_square(mask), canvas), recipe=recipe)
@@ -157,6 +152,32 @@ def write_guides(
         if isinstance(foreground["mask_file"], str) and not has_recipe(run_folder / foreground["mask_file"], recipe):
             read_foreground(foreground_id)
     return written
+
+
+def foreground_reader(
+    foregrounds: pd.DataFrame, *, run_folder: Path, source: PhotoSource | None
+) -> Callable[[str], tuple[Photo, np.ndarray | None, Sequence[int] | None]]:
+    """Return what reads a foreground by its id: its photo, its mask or None, and its box or None.
+
+    Args:
+        foregrounds: See `gathering.gather_foregrounds`.
+        run_folder: Folder that file names are relative to.
+        source: Where foregrounds with the source "photo" come from.
+    """
+    foreground_of = foregrounds.set_index("foreground_id").to_dict("index")
+    row_of = {} if source is None else {name: row for row, name in enumerate(source.table.source_name)}
+
+    def read(foreground_id: str) -> tuple[Photo, np.ndarray | None, Sequence[int] | None]:
+        foreground = foreground_of[foreground_id]
+        if foreground["source"] != "photo":
+            photo, box, mask_file = read_photo(foreground["file"], root=run_folder), None, None
+        else:
+            row = row_of[foreground["source_name"]]
+            photo, box, mask_file = source.read(row), source.table.box[row], source.read_mask(row)
+        mask, _ = mask_of(photo, mode=foreground["mask_mode"], box=box, mask_file=mask_file)
+        return photo, mask, box
+
+    return read
 
 
 def guide_recipe(guide: Mapping[str, Any], foreground: Mapping[str, Any], template: Mapping[str, Any]) -> dict:

@@ -48,6 +48,7 @@ CLASS_FOLDERS = {name: f"{place:02d}_{name}" for place, name in enumerate(IN9)} 
 EXTENSIONS = (".png", ".JPEG")
 _READ_AS_PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _FILE_ID = re.compile(r"[^\W_][\w.+-]*", re.ASCII)
+LARGEST_BOX = 0.9  # share of a picture that its object's box may take, in the paper
 _RECIPE_VERSION = 1  # to be raised when the same input gives other pixels
 
 
@@ -105,6 +106,33 @@ def background_strip(box: Sequence[int], shape: tuple[int, int], *, name: str = 
     if max(areas) == 0:
         raise VariantError(f"the object's box must leave some background to repeat; that of {name} fills its picture")
     return strips[int(np.argmax(areas))]
+
+
+def usable_box(
+    mask: np.ndarray,
+    *,
+    box: Sequence[int] | None = None,
+    largest_box: float = LARGEST_BOX,
+    name: str = "the picture",
+) -> Box:
+    """Return the `object_box` of a picture of which all variants can be made.
+
+    Args:
+        mask, box, name: As in `object_box`.
+        largest_box: Greatest share of the picture that the box may take, in (0, 1].
+
+    Raises:
+        VariantError: If the mask is empty, the annotated box lies outside, or the object's box is too large.
+        ValueError: If an argument is none of the above.
+    """
+    if not 0 < largest_box <= 1:
+        raise ValueError(f"largest_box must be in (0, 1], got {largest_box!r}")
+    left, top, right, bottom = found = object_box(mask, box=box, name=name)
+    background_strip(found, mask.shape, name=name)
+    share = (right - left) * (bottom - top) / mask.size
+    if share > largest_box:
+        raise VariantError(f"the object's box must take at most {largest_box:.0%} of {name}, got {share:.1%}")
+    return found
 
 
 def only_bg_b(
@@ -272,7 +300,7 @@ def make_variants(
     ids: Sequence[str] | None = None,
     boxes: Sequence[Sequence[int] | None] | None = None,
     variants: Sequence[str] = VARIANTS,
-    largest_box: float = 0.9,
+    largest_box: float = LARGEST_BOX,
     skip_unusable: bool = False,
 ) -> VariantPlan:
     """Plan the variants of pictures: for each picture and variant, whose background it shows.
@@ -498,17 +526,11 @@ def draw_weights(keys: np.ndarray, *, seed: int, names: Sequence[str]) -> np.nda
 
 def _usable(masks: Sequence[np.ndarray], ids: tuple[str, ...], boxes: Sequence, largest_box: float, skip: bool):
     """Return the places of pictures that can be used, their boxes and shapes, and a table of the others."""
-    if not 0 < largest_box <= 1:
-        raise ValueError(f"largest_box must be in (0, 1], got {largest_box!r}")
     usable, found, shapes, skipped = [], {}, set(), []
     for place, name in enumerate(ids):
         mask = masks[place]
         try:
-            left, top, right, bottom = box = object_box(mask, box=boxes[place], name=name)
-            background_strip(box, mask.shape, name=name)
-            share = (right - left) * (bottom - top) / mask.size
-            if share > largest_box:
-                raise VariantError(f"the object's box must take at most {largest_box:.0%} of {name}, got {share:.1%}")
+            box = usable_box(mask, box=boxes[place], largest_box=largest_box, name=name)
         except VariantError as error:
             if not skip:
                 raise

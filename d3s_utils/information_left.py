@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from d3s_utils.intervals import bootstrap_mean
+from d3s_utils.intervals import clustered_mean
 from d3s_utils.metrics import Estimate
 from d3s_utils.mutual_information import label_entropy
 from d3s_utils.randomness import derive_seed
@@ -112,7 +112,7 @@ def mutual_information_left(
     tested = np.searchsorted(names, test_labels)
     shares = np.bincount(tested, minlength=len(names)) / len(tested)
     pointwise = _tempered(found, log_frequencies, trust)[np.arange(len(tested)), tested] - np.log(shares[tested])
-    nats = bootstrap_mean(pointwise, groups=test_groups, seed=derive_seed(seed, "information left"))
+    nats = clustered_mean(pointwise, groups=test_groups)
     entropy = label_entropy(test_labels)
     share = Estimate(nats.value / entropy, nats.low / entropy, nats.high / entropy, nats.n)
     return InformationLeft(nats, share, entropy, classifier, trust, pointwise)

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from d3s_utils.expected_cost import expected_cost
+from d3s_utils.gallery import write_gallery
 from d3s_utils.notebook_graph import NotebookError, NotebookJob, pending_notebooks, run_notebooks
 from d3s_utils.processes import RunningError
 from d3s_utils.report import gather_metrics, headline_table, write_report
@@ -203,9 +204,12 @@ def _say_results(settings: Settings) -> None:
     records = gather_metrics(settings)
     if not records:
         raise NotebookError(f"no notebook has left a metrics.json below {settings.run_folder}; `make run` makes them")
+    gallery = write_gallery(settings.run_folder)  # first, since the report links to it
     path = write_report(settings, records)
     print(headline_table(_of_this_run(records)))
     print(f"\nReport: {path}")
+    if gallery:
+        print(f"Gallery: {gallery}")
 
 
 def _of_this_run(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from d3s_utils.atomic_files import sha256_of
 from d3s_utils.classifiers import Picture, read_picture
 from d3s_utils.devices import choose_device
-from d3s_utils.intervals import bootstrap_mean
+from d3s_utils.intervals import clustered_mean
 from d3s_utils.metrics import Estimate
 from d3s_utils.randomness import numpy_generator
 
@@ -235,9 +235,9 @@ def diversity_by_class(
     return pd.DataFrame(rows)
 
 
-def overall_diversity(table: pd.DataFrame, *, seed: int) -> Estimate:
-    """Return the mean over the classes of `diversity_by_class`, with a bootstrap over them; `n` counts classes."""
-    return bootstrap_mean(table["value"], seed=seed)
+def overall_diversity(table: pd.DataFrame) -> Estimate:
+    """Return the mean over the classes of `diversity_by_class`, with an interval over them; `n` counts classes."""
+    return clustered_mean(table["value"])
 
 
 def draw_pairs(count: int, pairs: int, *, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -181,8 +181,32 @@ def write_rows(images: Path, rows: dict[str, Row]) -> None:
 
 
 def load_manifest(images: Path) -> pd.DataFrame:
-    """Return all rows as one table: what `generate` recorded about each picture (see its docstring)."""
+    """Return all rows as one table: what `generate` recorded about each picture (see its docstring); perhaps none."""
     return pd.DataFrame(list(read_rows(images).rows.values()))
+
+
+def with_twins(table: pd.DataFrame, run_folder: Path) -> pd.DataFrame:
+    """Return images with their twins on the object's own ground beside them, where notebook 02 made any.
+
+    Args:
+        table: Has `image_id`.
+
+    Returns:
+        The table with `placed_file` (the paste), `placed_repainted_file` (both relative to `run_folder`) and
+        `placed_repainted_sha256`, missing for an image without a twin; the table as it is where there is none at all.
+    """
+    images = run_folder / "02_diffusion_generation" / "placed"
+    twins = load_manifest(images)
+    if twins.empty:
+        return table
+    folder = images.relative_to(run_folder).as_posix()
+    columns = {
+        "image_id": twins["image_id"], "placed_file": twins["guide_file"],
+        "placed_repainted_file": folder + "/" + twins["split"] + "/" + twins["file_name"],
+        "placed_repainted_sha256": twins["sha256"],
+    }  # fmt: skip
+    others = [name for name in columns if name in table and name != "image_id"]
+    return table.drop(columns=others).merge(pd.DataFrame(columns), on="image_id", how="left")
 
 
 def set_aside(images: Path) -> Path | None:

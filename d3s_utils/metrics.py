@@ -28,12 +28,13 @@ class Estimate:
 
     Attributes:
         value: The estimate.
-        low: Lower end of its interval, at most `value`.
-        high: Upper end, at least `value`.
+        low: Lower end of its interval, at most `value`; NaN where too few observations are there to give one.
+        high: Upper end, at least `value`; NaN where `low` is.
         n: How many independent observations it rests on, at least 1.
 
     Raises:
-        ValueError: If a number is not finite, the value lies outside its interval, or `n` is not a positive integer.
+        ValueError: If the value is not finite, only one end is NaN or an end is infinite, the value lies outside its
+            interval, or `n` is not a positive integer.
     """
 
     value: float
@@ -44,15 +45,41 @@ class Estimate:
     def __post_init__(self):
         for name in ("value", "low", "high"):
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
+            number = math.nan if number is None and name != "value" else number
+            wrong = isinstance(number, bool) or not isinstance(number, Real) or math.isinf(number)
+            if wrong or (math.isnan(number) and name == "value"):
                 raise ValueError(f"{name} must be a finite number, got {number!r}")
             object.__setattr__(self, name, float(number))
+        if math.isnan(self.low) != math.isnan(self.high):
+            raise ValueError(f"low and high must both be numbers or both be missing, got {self.low} and {self.high}")
         if isinstance(self.n, bool) or not isinstance(self.n, Integral) or self.n < 1:
             raise ValueError(f"n must be a positive integer, got {self.n!r}")
         object.__setattr__(self, "n", int(self.n))
         slack = 1e-9 * max(1.0, abs(self.value))  # an interval's end and its value may be computed by different sums
-        if not self.low - slack <= self.value <= self.high + slack:
+        if self.has_interval and not self.low - slack <= self.value <= self.high + slack:
             raise ValueError(f"value must lie in [low, high] = [{self.low}, {self.high}], got {self.value}")
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether enough was observed to say how sure the value is."""
+        return not math.isnan(self.low)
+
+    def words(self, unit: str = "", *, scale: float = 1.0, digits: int = 1) -> str:
+        """Return the value with its interval as a sentence needs it, such as ``5.5 points [-6.1, 18.3]``.
+
+        Args:
+            unit: ``%`` and ``points`` (percentage points) are of shares and multiply by 100.
+            scale: What else to multiply by.
+            digits: Behind the decimal point.
+        """
+        scale *= 100 if unit in ("%", "points") else 1
+        value, low, high = (f"{scale * part:z.{digits}f}" for part in (self.value, self.low, self.high))
+        ends = f"[{low}, {high}]" if self.has_interval else f"(too few for an interval: n = {self.n})"
+        return " ".join(part for part in (value, unit, ends) if part)
+
+    def record(self) -> dict[str, Any]:
+        """Return the numbers for strict JSON: ends that are not there are None."""
+        return {name: None if part != part else part for name, part in asdict(self).items()}
 
 
 def write_metrics(
@@ -65,6 +92,8 @@ def write_metrics(
     question: str,
     answer: str,
     headline: tuple[str, ...] | list[str] = (),
+    plain: str = "",
+    chart: str = "",
     weights: Mapping[str, str] | None = None,
     data: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -81,6 +110,8 @@ def write_metrics(
         question: The notebook's question, one sentence.
         answer: Its answer, one sentence with the number and its uncertainty.
         headline: The names of the few metrics to show first; all of them when empty.
+        plain: The answer for somebody in a hurry: one sentence with at most two numbers.
+        chart: Name of the figure in `folder` that shows it.
         weights: sha256 of each set of weights that was used, by name.
         data: What was read: counts, sources, hashes.
         settings: The settings that the notebook ran with.
@@ -105,6 +136,8 @@ def write_metrics(
     for argument, text in (("question", question), ("answer", answer)):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{argument} must be a sentence, got {text!r}")
+    if chart and not (Path(folder) / chart).is_file():
+        raise ValueError(f"chart must name a figure in {Path(folder).name}, which has no {chart!r}")
     path = Path(folder) / "metrics.json"
     record = {
         "notebook": notebook,
@@ -112,9 +145,11 @@ def write_metrics(
         "seed": int(seed),
         "question": question.strip(),
         "answer": answer.strip(),
+        "plain": plain.strip(),
+        "chart": chart,
         "headline": list(headline) or list(metrics),
         "provenance": provenance(weights=weights, data=data, settings=settings, device=device),
-        "metrics": {name: asdict(estimate) for name, estimate in metrics.items()},
+        "metrics": {name: estimate.record() for name, estimate in metrics.items()},
     }
     write_json(path, record)
     return path

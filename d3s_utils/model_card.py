@@ -42,6 +42,8 @@ TARGETS = (
     Target("decoded/foreground_agreement", "the same photos after the autoencoder"),
     Target("text_to_image/foreground_agreement", "dreamt from the class alone: the judge finds the object"),
     Target("text_to_image/foreground_fidelity", "the same over photos", at_least=0.85),
+    Target("text_to_image/auxiliary_fidelity", "the same, by a sister of the generator's teacher"),
+    Target("text_to_image/family_gap", "how much more the sister likes them, beside photos"),
     Target("name_alone/foreground_agreement", "dreamt from the name alone, no gloss"),
     Target("paraphrased/foreground_agreement", "dreamt from a paraphrased gloss"),
     Target("image_to_image/foreground_agreement", "dreamt from guides as `mini` does: the judge finds the object"),

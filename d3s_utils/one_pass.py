@@ -1,4 +1,8 @@
-"""Many classifiers over the same pictures in one pass: each picture is read and decoded once, and never shown twice."""
+"""Many classifiers over the same pictures in one pass: each picture is read and decoded once, and never shown twice.
+
+A network of nine logits tells ImageNet-9's superclasses. They are its classes: its top-1 is whether it names the right
+one, it has no top-5, and its predictions are numbered from 1000 on (see `taxonomy.label_name`).
+"""
 
 import hashlib
 import os
@@ -19,8 +23,9 @@ from d3s_utils.devices import choose_device
 from d3s_utils.image_sets import ImageSet
 from d3s_utils.prediction_store import ANSWER, TOP, PredictionStore, picture_key
 from d3s_utils.processes import exclusive
-from d3s_utils.taxonomy import IN9, in9_of_logits
+from d3s_utils.taxonomy import IN9, IN9_OF_INDEX, in9_of_logits
 
+_SUPERCLASS_OF = np.array([*(IN9.index(IN9_OF_INDEX[i]) if i in IN9_OF_INDEX else -1 for i in range(1000)), -1])
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -30,10 +35,10 @@ class Evaluation:
 
     Attributes:
         scores: A row for each model and picture that can be read, models in the order they came: `model`, the columns
-            of the image set's table, `prediction` (ImageNet index), `prediction_2` to `prediction_5`, `confidence` (of
-            the prediction), `probability` (of the true class), `rank` (classes before the true one), `top1`, `top5`,
-            `in9_prediction` (name) and `in9_right`; right is 1.0, wrong 0.0, and NaN where the set does not tell the
-            truth.
+            of the image set's table, `prediction` (see `taxonomy.label_name`), `prediction_2` to `prediction_5`,
+            `confidence` (of the prediction), `probability` (of the true class), `rank` (classes before the true one),
+            `top1`, `top5`, `in9_prediction` (name) and `in9_right`; right is 1.0, wrong 0.0, and NaN where the set does
+            not tell the truth.
         problems: What is missing: `model` (empty: of all), `picture_id` (empty: all pictures), `problem`.
         decoded: How many pictures were decoded.
         forward_passes: How many pictures each model was shown, by name; the rest was known from earlier.
@@ -281,7 +286,8 @@ class _Shower:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             logits = self._networks[model.name](batch)
         logits = logits.float().cpu().double()  # Apple's GPUs have no float64
-        if logits.shape != (len(batch), 1000) or not torch.isfinite(logits).all():
+        right_shape = logits.shape in ((len(batch), 1000), (len(batch), len(IN9)))
+        if not right_shape or not torch.isfinite(logits).all():
             raise FloatingPointError(f"{model.name} answers {tuple(logits.shape)} logits, or some that are not finite")
         return logits
 
@@ -310,20 +316,22 @@ def _book_of(model: ZooClassifier, store: Path | None, precision: str, device: t
 
 
 def _answers(keys: list[bytes], labels: np.ndarray, logits: torch.Tensor) -> np.ndarray:
-    """Return an array of dtype `ANSWER` for logits (n, 1000), float64."""
+    """Return an array of dtype `ANSWER` for logits (n, 1000) or (n, 9), float64."""
     answers = np.zeros(len(keys), ANSWER)
-    likely, truth = logits.softmax(1), torch.from_numpy(labels.astype(np.int64))
+    nine = logits.shape[1] == len(IN9)
+    own_labels = _SUPERCLASS_OF[labels] if nine else labels  # -1 is nothing, and stays so
+    likely, truth = logits.softmax(1), torch.from_numpy(own_labels.astype(np.int64))
     order = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :TOP]  # of equals the lower index comes first
-    known, rows = labels >= 0, torch.arange(len(keys))
+    known, rows = own_labels >= 0, torch.arange(len(keys))
     own = logits[rows, truth.clamp(min=0)][:, None]
     earlier = torch.arange(logits.shape[1]) < truth[:, None]  # of equals the lower index comes first, here too
     before = ((logits > own) | ((logits == own) & earlier)).sum(1)
     answers["key"] = np.array([np.void(key.ljust(16, b"\0")) for key in keys])
-    answers["label"], answers["classes"] = labels, order
+    answers["label"], answers["classes"] = labels, order + 1000 * nine
     answers["probabilities"] = np.take_along_axis(likely.numpy(), order, 1)
     answers["probability"] = np.where(known, likely[rows, truth.clamp(min=0)].numpy(), np.nan)
     answers["rank"] = np.where(known, before.numpy(), -1)
-    answers["in9"] = in9_of_logits(logits.numpy())
+    answers["in9"] = logits.numpy().argmax(1) if nine else in9_of_logits(logits.numpy())
     return answers
 
 
@@ -332,13 +340,13 @@ def score_logits(table: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
 
     Args:
         table: Of an `ImageSet`, n rows.
-        logits: Finite, shape (n, 1000).
+        logits: Finite, shape (n, 1000), or (n, 9) of superclasses.
 
     Raises:
         ValueError: If the numbers of rows differ.
     """
-    if np.shape(logits) != (len(table), 1000):
-        raise ValueError(f"logits must have shape {(len(table), 1000)}, got {np.shape(logits)}")
+    if np.shape(logits) not in ((len(table), 1000), (len(table), len(IN9))):
+        raise ValueError(f"logits must have shape {(len(table), 1000)}, or 9 columns, got {np.shape(logits)}")
     labels = table["imagenet_index"].to_numpy(np.int16)
     answers = _answers([b""] * len(table), labels, torch.as_tensor(np.asarray(logits), dtype=torch.float64))
     return _scores(table, answers, np.ones(len(table), bool))
@@ -347,18 +355,19 @@ def score_logits(table: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
 def _scores(table: pd.DataFrame, answers: np.ndarray, answered: np.ndarray) -> pd.DataFrame:
     """Return the scores of those rows of a table that were `answered`."""
     table, found = table[answered].reset_index(drop=True), answers[answered]
-    known, rank = found["label"] >= 0, found["rank"]
+    rank, nine = found["rank"], found["classes"][:, 0] >= 1000
     truth = table["in9"].fillna("").to_numpy(str)
     said = np.array(IN9)[found["in9"]] if len(found) else np.array([], str)
+    in9_right = np.where(truth == "", np.nan, said == truth).astype(float)
     columns = {"prediction": found["classes"][:, 0].astype(int)}
     columns |= {f"prediction_{k + 1}": found["classes"][:, k].astype(int) for k in range(1, TOP)}
     columns |= {
         "confidence": found["probabilities"][:, 0].astype(float),
         "probability": found["probability"].astype(float),
         "rank": rank.astype(int),
-        "top1": np.where(known, rank < 1, np.nan).astype(float),
-        "top5": np.where(known, rank < TOP, np.nan).astype(float),
+        "top1": np.where(nine, in9_right, np.where(rank >= 0, rank < 1, np.nan)).astype(float),
+        "top5": np.where(nine | (rank < 0), np.nan, rank < TOP).astype(float),
         "in9_prediction": said,
-        "in9_right": np.where(truth == "", np.nan, said == truth).astype(float),
+        "in9_right": in9_right,
     }
     return table.assign(**columns)

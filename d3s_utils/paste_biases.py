@@ -7,8 +7,8 @@ right or lower one. Cut into three, that makes a grid of 3 × 3 places.
 import numpy as np
 import pandas as pd
 
-from d3s_utils.foreground_bootstrap import known_scores, percentiles, resampled, sums_by_foreground, whole
-from d3s_utils.intervals import bootstrap_mean, clustered_wilson
+from d3s_utils.foreground_bootstrap import known_scores, resampled, sums_by_foreground, whole
+from d3s_utils.intervals import bootstrap_interval, clustered_mean, clustered_wilson
 from d3s_utils.metrics import Estimate
 
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
@@ -70,7 +70,7 @@ def center_bias(scores: pd.DataFrame, *, measure: str = "top1", seed: int, sampl
         sums, counts = _cell_sums(group, "cell", 9), np.bincount(group["cell"], minlength=9)
         value = whole(sums, _center_bias)
         draws = resampled(sums, _center_bias, seed=seed, name="scores", samples=samples)
-        low, high = percentiles(value, draws, reflected=True)
+        low, high = bootstrap_interval(value, draws, groups=sums.shape[0], reflected=True)
         reason = ""
         if not counts.all():
             empty = ", ".join(f"{ROWS[cell // 3]} {COLUMNS[cell % 3]}" for cell in np.flatnonzero(counts == 0))
@@ -164,7 +164,8 @@ def size_bias(
             continue
         sums = _cell_sums(group, "bin", len(sizes))
         value = whole(sums, statistic)
-        low, high = percentiles(value, resampled(sums, statistic, seed=seed, name="scores", samples=samples))
+        draws = resampled(sums, statistic, seed=seed, name="scores", samples=samples)
+        low, high = bootstrap_interval(value, draws, groups=sums.shape[0])
         for number in others:
             reason = "" if np.isfinite(value[number]) else "not measurable: nothing is recognised at the reference size"
             if not counts[number] or not counts[base]:
@@ -219,16 +220,12 @@ def foreground_focus(
     foregrounds: np.ndarray,
     *,
     foreground_ids: np.ndarray | None = None,
-    seed: int,
-    samples: int = 2000,
 ) -> Estimate:
-    """Return the mean of `picture_focus` over pictures with attribution, with a bootstrap interval over foregrounds.
+    """Return the mean of `picture_focus` over pictures with attribution, with an interval that knows foregrounds.
 
     Args:
         attributions, foregrounds: See `picture_focus`.
         foreground_ids: Which pictures share a foreground, shape (n,); each picture on its own where None.
-        seed: The run's seed.
-        samples: Bootstrap draws.
 
     Returns:
         `n` is the number of pictures with attribution.
@@ -243,7 +240,7 @@ def foreground_focus(
     known = np.isfinite(focus)
     if not known.any():
         raise ValueError(f"attributions must be above 0 somewhere, got {len(focus)} pictures without any")
-    return bootstrap_mean(focus[known], groups=ids[known], seed=seed, samples=samples)
+    return clustered_mean(focus[known], groups=ids[known])
 
 
 def _center_bias(sums: np.ndarray) -> np.ndarray:

@@ -167,15 +167,20 @@ def recommended_thresholds(judged: pd.DataFrame, labels: pd.DataFrame, *, precis
     """Return for each filter with a score the lowest threshold that reaches a precision, see `recommend_threshold`.
 
     Returns:
-        A row a filter: `filter`, `threshold` (missing where none reaches it), `precision`, `recall` (on the pictures
-        that chose it), `held_out_precision` with ``_low`` and ``_high`` (on pictures that did not). A threshold for
-        `unsafe` is one on 1 - score.
+        A row a filter: `filter`, `threshold` on the score of `filter_scores` (missing where none reaches it),
+        `setting` (the value of the `Thresholds` field of that name which makes the very same verdicts: for `unsafe` a
+        score to stay below), `precision`, `recall` (on the images that chose it), `held_out_precision` with ``_low``
+        and ``_high`` (on images that did not).
     """
     rows = []
     for name, score in filter_scores(judged).items():
         if labels[name].notna().any():
             found = recommend_threshold(score, labels[name], judged["foreground_id"], precision=precision)
-            row = {"filter": name, "threshold": found.threshold}
+            setting = found.threshold
+            if name == "unsafe" and setting is not None:  # 1 - (1 - score) may differ from the score in its last digit
+                kept = judged.loc[score >= setting, "unsafe_score"].max()
+                setting = min(1.0, float(np.nextafter(kept, 2)))
+            row = {"filter": name, "threshold": found.threshold, "setting": setting}
             for key in ("precision", "recall"):
                 row[key] = getattr(found, key).value if getattr(found, key) else None
             for end, key in (("value", ""), ("low", "_low"), ("high", "_high")):

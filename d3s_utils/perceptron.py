@@ -8,6 +8,26 @@ import torch
 from d3s_utils.randomness import torch_generator
 
 SLOPE = 0.1  # of LeakyReLU below zero, as in D3S's critic
+HALVING = "halving"  # a critic's width: each layer is half as wide as the one before, from the input on
+
+
+def check_critic_width(width: int | str) -> None:
+    """Refuse a critic's width that is neither `HALVING` nor the width of its first hidden layer.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    number = isinstance(width, int) and not isinstance(width, bool) and width >= 1
+    if not number and width != HALVING:
+        raise ValueError(f"critic_width must be {HALVING!r} or an integer of at least 1, got {width!r}")
+
+
+def halved_widths(width: int) -> list[int]:
+    """Return `width`, its half, the half of that, rounded down, and so on to 1."""
+    widths = [width]
+    while widths[-1] > 1:
+        widths.append(widths[-1] // 2)
+    return widths
 
 
 def make_perceptron(widths: Sequence[int], *, seed: int, name: str) -> torch.nn.Sequential:

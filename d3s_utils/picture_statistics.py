@@ -146,14 +146,12 @@ def distances_within_classes(features: ArrayLike, labels: ArrayLike) -> pd.Serie
     return pd.Series(found, name="distance")
 
 
-def diversity(features: ArrayLike, labels: ArrayLike, photos: ArrayLike, photo_labels: ArrayLike, *, seed: int):
+def diversity(features: ArrayLike, labels: ArrayLike, photos: ArrayLike, photo_labels: ArrayLike):
     """Return how varied pictures of one class are beside photos of that class: the ratio of their mean distances.
 
     Args:
         features, labels: Of the pictures, see `distances_within_classes`.
         photos, photo_labels: Of real photos, of the same classes.
-        seed: Of the bootstrap over classes.
-
     Returns:
         An `Estimate`; 1 is as varied as photos.
 
@@ -163,7 +161,7 @@ def diversity(features: ArrayLike, labels: ArrayLike, photos: ArrayLike, photo_l
     ours, theirs = distances_within_classes(features, labels), distances_within_classes(photos, photo_labels)
     if set(ours.index) != set(theirs.index):
         raise ValueError(f"pictures and photos must be of the same classes, got {set(ours.index) ^ set(theirs.index)}")
-    return ratio_of_means(ours, theirs[ours.index], seed=seed)
+    return ratio_of_means(ours, theirs[ours.index])
 
 
 def nearest_pictures(features: ArrayLike, reference: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,8 @@
-"""The report: what a run's notebooks found, as one self-contained page and as a table for the terminal."""
+"""The report: what a run's notebooks found, as one self-contained page and as a table for the terminal.
+
+The page begins with what can be seen at a glance: one object on all backgrounds, then one chart and one sentence a
+notebook. All numbers, tables and figures follow.
+"""
 
 import base64
 import hashlib
@@ -6,7 +10,7 @@ import io
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from d3s_utils.atomic_files import write_json, write_text
+from d3s_utils.first_look import first_look
 from d3s_utils.metrics import Estimate, provenance, read_metrics
 from d3s_utils.module_imports import notebook_cells
 from d3s_utils.settings import NOTEBOOK_SETTINGS, Settings, find_root
@@ -29,9 +34,11 @@ _SHARES = {
     "acceptance", "accuracy", "agreement", "average", "closed", "from", "in9", "kept", "leakage", "matching", "out",
     "overlap", "photo", "precision", "rate", "recall", "safe", "share", "top1", "top5", "utility", "worst",
 }  # fmt: skip
-_DIFFERENCES = {"behind", "drop", "gap", "less", "reduction"}
+_DIFFERENCES = {"behind", "detectable", "drop", "effect", "gap", "interaction", "less", "reduction", "spread"}
 _NO_SHARES = {"nats", "ratio"}
 WEBP_LIMIT = 16_383  # pixels on a side
+LOSSLESS_BELOW = 120_000  # bytes of a WebP with loss; larger ones are sheets of images, which no lossless file beats
+CHART_WIDTH = 960  # pixels of the overview's charts at most
 _WORDS = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}
 
 
@@ -42,11 +49,11 @@ class Row:
     Attributes:
         name: The metric's name in words.
         value: The number, with its unit.
-        interval: Its interval, such as ``61.2 to 68.9 %``.
+        interval: Its interval, such as ``61.2 to 68.9``, or that too few were observed for one.
         n: Number of observations.
-        low: Left end of the interval on the page's scale, 0 to 100, or None if it has no such scale.
-        middle: The value on that scale.
-        high: Right end.
+        low: Left end of the interval on the page's scale, 0 to 100, or None without such a scale or an interval.
+        middle: The value on that scale, or None without one.
+        high: Right end, like `low`.
     """
 
     name: str
@@ -60,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of a notebook: caption, data URI, width and height in pixels."""
+    """A figure of a notebook: caption, data URI, width and height in pixels."""
 
     caption: str
     source: str
@@ -102,8 +109,8 @@ def gather_metrics(settings: Settings) -> dict[str, dict[str, Any]]:
     """Read each notebook's ``metrics.json`` of a run and gather them in the run's own.
 
     Returns:
-        Records by stem, in the order of the notebooks; those that are not there are left out. The record of
-        the bundled model's training comes along when the run used that model.
+        Records by stem, in the order of the notebooks; those that are not there are left out. The record of the
+        bundled model's training comes last, when the run used that model.
 
     Raises:
         ValueError: If a file is no metrics file.
@@ -112,23 +119,26 @@ def gather_metrics(settings: Settings) -> dict[str, dict[str, Any]]:
     records = {stem: read_metrics(path) for stem, path in sorted(paths.items()) if path.exists()}
     if records:
         plain = {
-            stem: record | {"metrics": {name: asdict(estimate) for name, estimate in record["metrics"].items()}}
+            stem: record | {"metrics": {name: estimate.record() for name, estimate in record["metrics"].items()}}
             for stem, record in records.items()
         }
         run = {"profile": settings.profile, "seed": settings.seed, "notebooks": plain}
         write_json(settings.run_folder / "metrics.json", run)
     training = MODEL_FOLDER / "metrics.json"
     if records and settings.generator == "bundled" and training.exists():
-        records = {TRAINING_STEM: read_metrics(training), **records}
+        records = {**records, TRAINING_STEM: read_metrics(training)}
     return records
 
 
 def write_report(settings: Settings, records: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write ``report.html`` into the run's folder and return its path.
+    """Write ``report.html`` into the run's folder and return its path; it links to ``gallery.html`` where that is.
 
     Args:
         settings: Of the run.
         records: What `gather_metrics` returned.
+
+    Raises:
+        ValueError: If a file of notebook 03 or 04 is not what they write.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -141,6 +151,8 @@ def write_report(settings: Settings, records: Mapping[str, Mapping[str, Any]]) -
     script = (Path(__file__).parent / SORTING).read_text(encoding="utf-8")
     page = environment.get_template(TEMPLATE).render(
         settings=settings,
+        look=first_look(settings.run_folder),
+        gallery="gallery.html" if (settings.run_folder / "gallery.html").exists() else "",
         sections=sections,
         script=script if any(section["tables"] for section in sections) else "",
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
@@ -170,13 +182,20 @@ def headline_rows(record: Mapping[str, Any]) -> list[Row]:
 
 
 def _number_rows(record: Mapping[str, Any], names: Sequence[str]) -> list[Row]:
-    """Return the rows of these metrics; those that rest on simulated votes say so."""
+    """Return the rows of these metrics; those that rest on simulated votes or on an imitation say so."""
     simulated = record["provenance"].get("data", {}).get("votes") == "simulated"
-    rows = [number_row(name, record["metrics"][name]) for name in names]
-    return [
-        replace(row, name=f"{row.name} (simulated people)") if simulated and name.startswith(_OF_VOTES) else row
-        for name, row in zip(names, rows, strict=True)
-    ]
+    of_all = " (imitation)" if _is_imitation(record) else ""
+    rows = []
+    for name in names:
+        row = number_row(name, record["metrics"][name])
+        note = " (simulated people)" if simulated and name.startswith(_OF_VOTES) else ""
+        rows.append(replace(row, name=row.name + note + of_all))
+    return rows
+
+
+def _is_imitation(record: Mapping[str, Any]) -> bool:
+    """Return whether a notebook's images only imitate a published data set."""
+    return str(record["provenance"].get("data", {}).get("images", "")).startswith("imitation")
 
 
 def number_row(name: str, estimate: Estimate) -> Row:
@@ -185,20 +204,24 @@ def number_row(name: str, estimate: Estimate) -> Row:
     *prefix, last = name.split("/")
     readable = ": ".join([*prefix, _words(last)])
     n = f"{estimate.n:,}"
-    above_one = max(abs(estimate.low), abs(estimate.high)) > 1
+    ends = (estimate.low, estimate.high) if estimate.has_interval else ()
+    interval = "{} to {}" if ends else f"too few (n = {n})"
+    above_one = max(map(abs, (estimate.value, *ends))) > 1
     if not _is_share(name) or (above_one and not words & {"relative", "closed"}):
-        return Row(readable, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}", n)
-    low, middle, high = (100 * part for part in (estimate.low, estimate.value, estimate.high))
+        return Row(readable, f"{estimate.value:.4g}", interval.format(*(f"{end:.4g}" for end in ends)), n)
+    middle, ends = 100 * estimate.value, [100 * end for end in ends]
     unit = "points" if words & _DIFFERENCES and "closed" not in words else "%"
-    scale = (low, middle, high) if low >= 0 and not above_one else (None, None, None)
-    return Row(readable, f"{middle:z.1f} {unit}", f"{low:z.1f} to {high:z.1f}", n, *scale)  # z: never -0.0
+    low, high = ends or (None, None)
+    scale = (low, middle, high) if min((middle, *ends)) >= 0 and not above_one else (None, None, None)
+    said = [f"{number:z.1f}" for number in (middle, *ends)]  # z: never -0.0
+    return Row(readable, f"{said[0]} {unit}", interval.format(*said[1:]), n, *scale)
 
 
 def read_table(path: Path, *, root: Path) -> Table:
     """Return a csv file of a notebook as the report shows it.
 
-    Columns ``x_low`` and ``x_high`` beside ``x`` are its interval and go into its cells. Shares are shown in percent,
-    drops in percentage points; the file keeps them as they are.
+    Columns ``x_low`` and ``x_high`` beside ``x`` are its interval and go into its cells; where both are empty, too few
+    were observed for one. Shares are shown in percent, drops in percentage points; the file keeps them as they are.
 
     Args:
         root: The run's folder.
@@ -220,9 +243,12 @@ def _cell(row: Mapping[str, Any], name: str) -> Cell:
     if isinstance(value, str):
         return Cell(value, value)
     share = _is_share(name) and isinstance(value, float)
-    numbers = [f"{100 * part:z.1f}" if share else f"{part:.4g}" if isinstance(part, float) else f"{part:,}"
-               for part in (value, low, high) if part is not None and not pd.isna(part)]  # fmt: skip
-    return Cell(numbers[0] + (f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""), repr(float(value)))
+    number, *ends = [f"{100 * part:z.1f}" if share else f"{part:.4g}" if isinstance(part, float) else f"{part:,}"
+                     for part in (value, low, high) if part is not None and not pd.isna(part)]  # fmt: skip
+    if f"{name}_low" in row and f"{name}_high" in row and not ends:
+        n = row.get(f"{name}_n", row.get("n"))
+        ends = ["too few" if n is None or pd.isna(n) else f"too few (n = {n:,.0f})"]
+    return Cell(number + (f" [{', '.join(ends)}]" if ends else ""), repr(float(value)))
 
 
 def _is_share(name: str) -> bool:
@@ -241,19 +267,36 @@ def _section(settings: Settings, stem: str, record: Mapping[str, Any]) -> dict[s
     rest = _number_rows(record, list(record["metrics"]))
     executed = folder / f"{stem}.ipynb"
     tables = [read_table(path, root=settings.run_folder) for path in sorted(folder.glob("*.csv"))]
+    if _is_imitation(record):
+        tables = [replace(table, caption=f"{table.caption} (imitation)") for table in tables]
     title, question = _title(stem), record.get("question", "")
+    figures = sorted(folder.glob("*.png"))
+    chart = folder / Path(record.get("chart", "")).name
+    chart = chart if chart.is_file() else next(iter(figures), None)
     return {
         "stem": stem,
         "number": stem.split("_")[0],
         "title": title,
+        "plain": record.get("plain") or _plain("" if question == title else question, headline),
+        "chart": _figure(chart, width=CHART_WIDTH) if chart else None,
         "question": "" if question == title else question,
         "answer": record.get("answer", ""),
         "headline": headline,
         "rest": [row for row in rest if row.name not in shown],
         "tables": [table for table in tables if table.rows],
-        "figures": [_figure(path) for path in sorted(folder.glob("*.png"))],
+        "figures": [_figure(path) for path in figures],
         "executed": urllib.parse.quote(f"{stem}/{stem}.ipynb") if stem != TRAINING_STEM and executed.exists() else "",
     }
+
+
+def _plain(question: str, headline: Sequence[Row]) -> str:
+    """Return what stands for a plain sentence that a notebook did not leave: its question and its first number."""
+    if not headline:
+        return question
+    name, value, interval = headline[0].name, headline[0].value, headline[0].interval
+    name = name if ":" in name else name[:1].upper() + name[1:]  # what stands before a colon is a model's own name
+    interval = interval if interval.startswith("too few") else f"95 % interval {interval}"
+    return f"{question} {name}: {value}, {interval}.".strip()
 
 
 def _title(stem: str) -> str:
@@ -267,23 +310,32 @@ def _title(stem: str) -> str:
     return stem.split("_", 1)[-1].replace("_", " ").capitalize()
 
 
-def _figure(path: Path) -> Figure:
-    """Read a png; its caption is the title that it carries, or its file's name in words.
+def _figure(path: Path, *, width: int | None = None) -> Figure:
+    """Read a figure; its caption is the title that it carries, or its file's name in words.
 
-    It is embedded as WebP, a tenth of the size for sheets of pictures, unless that is larger or the picture too large.
+    It is embedded as WebP, at most `width` pixels wide: without loss where that is smaller, as it is for most charts,
+    else, as for sheets of images, with a small one. What is too large for WebP stays as it is.
     """
     with Image.open(path) as image:
-        width, height = image.size
         carried = image.info.get("Description") or image.info.get("Title")
-        kind, content = "png", path.read_bytes()
-        if max(image.size) <= WEBP_LIMIT:
-            smaller = io.BytesIO()
-            image.convert("RGB").save(smaller, "WEBP", quality=88)
-            if smaller.tell() < len(content):
-                kind, content = "webp", smaller.getvalue()
+        if width and image.width > width:
+            image.thumbnail((width, image.height), Image.Resampling.LANCZOS)
+        size, kind, content = image.size, image.format.lower(), path.read_bytes()
+        if max(size) <= WEBP_LIMIT:
+            kind, content = "webp", _webp(image.convert("RGB"))
     caption = str(carried or path.stem.replace("_", " ").capitalize())
     encoded = base64.b64encode(content).decode()
-    return Figure(caption, f"data:image/{kind};base64,{encoded}", width, height)
+    return Figure(caption, f"data:image/{kind};base64,{encoded}", *size)
+
+
+def _webp(image: Image.Image) -> bytes:
+    found = io.BytesIO()
+    image.save(found, "WEBP", quality=75)
+    if found.tell() < LOSSLESS_BELOW:
+        lossless = io.BytesIO()
+        image.save(lossless, "WEBP", lossless=True)
+        found = min(found, lossless, key=io.BytesIO.tell)
+    return found.getvalue()
 
 
 def _provenance_rows(settings: Settings, records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -7,23 +7,22 @@ import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from d3s_utils.evaluation import MEASURES, accuracy_table, drop_table
+from d3s_utils.evaluation import MEASURES, accuracy_table, drop_table, scenes_of
 from d3s_utils.foreground_bootstrap import known_scores
-from d3s_utils.intervals import paired_test, ratio_of_means
+from d3s_utils.intervals import paired_test, ratio_of_means, sign_flip_p
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.subgroup_measures import macro_std, worst_cells
 from d3s_utils.zoo_measures import effective_robustness
 
-_ENUMERATED = 14  # foregrounds that differ, up to which all 2^n flips are tried
 _ENDS = ("", "_low", "_high")
 FEW = 3  # pictures that make a cell of class and background
 LEADERBOARD_COLUMNS = [
     "model", "group", "parameters", "foregrounds", "pictures",
     *(f"{measure}_{kind}{end}" for measure in MEASURES for kind in ("original", "shifted", "drop") for end in _ENDS),
-    *(f"{name}{end}" for name in ("relative", "effective_robustness") for end in _ENDS),
+    *(f"{name}{end}" for name in ("background_effect", "relative", "effective_robustness") for end in _ENDS),
     "worst_background", *(f"worst_background_accuracy{end}" for end in _ENDS), "worst_background_n",
     "worst_cell", *(f"worst_cell_accuracy{end}" for end in _ENDS), "worst_cell_n",
-    *(f"macro_std{end}" for end in _ENDS), "macro_std_chance", "p_bootstrap", "p_sign_flip", "p_holm",
+    *(f"macro_std{end}" for end in _ENDS), "macro_std_chance", "p_value", "p_sign_flip", "p_holm",
 ]  # fmt: skip
 
 
@@ -44,104 +43,60 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return multipletests(p_values, method="holm")[1]
 
 
-def sign_flip_p(differences: np.ndarray, *, seed: int, flips: int = 9999) -> np.ndarray:
-    """Return two-sided p-values of the hypothesis that differences are as likely to be d as -d.
-
-    The sum of differences is compared with its sums after flipping signs at random; the whole row of a foreground
-    flips at once. Where at most 14 differences are not zero, all flips are tried and p is exact; otherwise p is
-    (flips at least as extreme + 1) / (flips + 1), which is never 0.
-
-    Args:
-        differences: A row a foreground, a column a model, shape (n, k).
-        flips: Number of random flips.
-
-    Returns:
-        Shape (k,), in (0, 1].
-
-    Raises:
-        ValueError: If the shape is wrong, a difference is not finite or `flips` is below 1.
-
-    Source: Phipson & Smyth 2010, doi:10.2202/1544-6115.1585 (why to add one).
-    """
-    differences = np.asarray(differences, dtype=float)
-    if differences.ndim != 2 or not differences.size or not np.isfinite(differences).all():
-        raise ValueError(f"differences must be finite, shape (n, k) with n, k > 0, got shape {differences.shape}")
-    if flips < 1:
-        raise ValueError(f"flips must be at least 1, got {flips}")
-    observed = np.abs(differences.sum(0)) - 1e-9  # sums in another order differ in their last digits
-    random, extreme, done = numpy_generator(seed, "sign flips"), np.zeros(differences.shape[1]), 0
-    while done < flips:
-        count = min(flips - done, max(1, 5_000_000 // len(differences)))
-        signs = 2.0 * random.integers(0, 2, (count, len(differences)), dtype=np.int8) - 1
-        extreme += (np.abs(signs @ differences) >= observed).sum(0)
-        done += count
-    p_values = (extreme + 1) / (flips + 1)
-    for column, values in enumerate(differences.T):
-        moved = values[values != 0]
-        if len(moved) <= _ENUMERATED:
-            bits = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
-            p_values[column] = (np.abs((2.0 * bits - 1) @ moved) >= observed[column]).mean()
-    return p_values
-
-
-def drop_tests(
-    scores: pd.DataFrame, *, measure: str = "top1", seed: int, samples: int = 2000, flips: int = 9999
-) -> pd.DataFrame:
+def drop_tests(scores: pd.DataFrame, *, measure: str = "top1", seed: int, flips: int = 9999) -> pd.DataFrame:
     """Return each model's drop from original to shifted pictures, and how likely chance alone makes one as large.
 
-    Pictures of one guide are not independent, so a foreground is what counts. `p_bootstrap` belongs to `drop` and its
-    interval: foregrounds are drawn with replacement, pictures count alike. `p_sign_flip` asks the same of another mean,
-    in which *foregrounds* count alike, however many of their pictures were kept: a foreground of which few were kept is
-    a hard one, so the two may differ. Its null hypothesis: a foreground's accuracy on its originals minus that on its
-    shifted pictures is as likely to be d as -d. With several shifted pictures a foreground, "no drop" makes the
-    differences average 0 but not exactly symmetric, so it is right for many foregrounds rather than for few.
-    `p_mcnemar` compares the original with *one* shifted picture a foreground, which is exact but looks at less.
+    A foreground is what counts, and all count alike. `p_value` belongs to `drop` and its interval (see
+    `intervals.paired_test`). `p_sign_flip` asks whether a foreground's difference is as likely to be d as -d: it needs
+    no formula for an error, but with several shifted pictures a foreground "no drop" makes the differences average 0
+    without being exactly symmetric. `p_mcnemar` compares the original with *one* shifted picture a foreground, which is
+    exact but looks at less.
 
     Args:
         scores: From `evaluation.paired_scores`: each foreground has originals and shifted pictures.
         measure: A key of `evaluation.MEASURES`.
         seed: The run's seed.
-        samples: Bootstrap draws of foregrounds; for the p-values 400 a model at least.
-        flips: See `sign_flip_p`.
+        flips: See `intervals.sign_flip_p`.
 
     Returns:
-        A row a model: `model`, `original`, `shifted` (accuracies), `drop`, `drop_low`, `drop_high`, `relative` (shifted
-        over original; NaN where that is 0), `relative_low`, `relative_high`, `foregrounds`, `pictures` (shifted),
-        `p_bootstrap`, `p_mcnemar`, `p_sign_flip`, `p_holm` (`p_bootstrap` adjusted for the number of models).
+        A row a model: `model`, `original`, `shifted` (accuracies, averaged within a foreground first), `drop`,
+        `drop_low`, `drop_high`, `relative` (shifted over original; NaN where that is 0), `relative_low`,
+        `relative_high`, `foregrounds`, `pictures` (shifted), `p_value`, `p_mcnemar`, `p_sign_flip`, `p_holm`
+        (`p_value` adjusted for the number of models).
 
     Raises:
         ValueError: If a foreground lacks one kind, or scores are unusable (see `foreground_bootstrap.known_scores`).
     """
     known = known_scores(scores, measure)
-    samples = max(samples, 400 * known["model"].nunique())  # or Holm's p could not fall below 5 % for so many models
-    means = known.pivot_table(index="foreground_id", columns=["model", "kind"], values="right", aggfunc="mean")
+    known = known[known["kind"].isin(["original", "shifted"])]
     one_each = _one_picture(known, seed=seed)
     rows, differences = [], []
     for model, group in known.groupby("model", sort=True):
         original, shifted = (group[group["kind"] == kind] for kind in ("original", "shifted"))
-        options = {"seed": seed, "samples": samples}
-        drop, p_bootstrap = paired_test(
-            original["right"], shifted["right"], groups=original["foreground_id"],
-            second_groups=shifted["foreground_id"], **options,
-        )  # fmt: skip
-        row = {"model": model, "original": original["right"].mean(), "shifted": shifted["right"].mean()}
+        groups = {"groups": original["foreground_id"], "second_groups": shifted["foreground_id"]}
+        drop, p_value = paired_test(
+            original["right"], shifted["right"], **groups, second_crossed=scenes_of(shifted), seed=seed
+        )
+        means = [side.groupby("foreground_id")["right"].mean() for side in (original, shifted)]
+        row = {"model": model, "original": means[0].mean(), "shifted": means[1].mean()}
         row |= {"drop": drop.value, "drop_low": drop.low, "drop_high": drop.high}
         row |= dict.fromkeys(["relative", "relative_low", "relative_high"], np.nan)
         if row["original"] > 0:
             ratio = ratio_of_means(
-                shifted["right"], original["right"], groups=shifted["foreground_id"],
-                second_groups=original["foreground_id"], **options,
+                shifted["right"], original["right"], groups=groups["second_groups"], second_groups=groups["groups"],
+                crossed=scenes_of(shifted),
             )  # fmt: skip
             row |= {"relative": ratio.value, "relative_low": ratio.low, "relative_high": ratio.high}
-        differences.append((means[model]["original"] - means[model]["shifted"]).fillna(0).to_numpy())
+        differences.append(means[0] - means[1])
         pairs = group[group["picture_id"].isin(one_each)].pivot(index="foreground_id", columns="kind", values="right")
         pairs = pairs.reindex(columns=["original", "shifted"])
         table = pd.crosstab(pairs["original"], pairs["shifted"]).reindex(index=[0, 1], columns=[0, 1], fill_value=0)
         row |= {"foregrounds": drop.n, "pictures": len(shifted)}
-        rows.append(row | {"p_bootstrap": p_bootstrap, "p_mcnemar": mcnemar(table, exact=True).pvalue})
+        rows.append(row | {"p_value": p_value, "p_mcnemar": mcnemar(table, exact=True).pvalue})
     found = pd.DataFrame(rows)
-    p_values = sign_flip_p(np.column_stack(differences), seed=seed, flips=flips)
-    return found.assign(p_sign_flip=p_values, p_holm=holm(found["p_bootstrap"].to_numpy()))
+    flipped = pd.concat(differences, axis=1).fillna(0).to_numpy()
+    p_values = sign_flip_p(flipped, seed=seed, flips=flips)
+    return found.assign(p_sign_flip=p_values, p_holm=holm(found["p_value"].to_numpy()))
 
 
 def leaderboard(
@@ -150,6 +105,7 @@ def leaderboard(
     groups: Mapping[str, str],
     parameters: Mapping[str, float] | None = None,
     baseline: Collection[str] | None = None,
+    contrasts: pd.DataFrame | None = None,
     minimum: int = 10,
     seed: int,
     samples: int = 2000,
@@ -161,6 +117,7 @@ def leaderboard(
         groups: Model -> its group, such as ``transformer``; each model needs one.
         parameters: Model -> its number of parameters; NaN where unknown.
         baseline: See `effective_robustness`.
+        contrasts: From `background_contrasts.background_contrasts`; without it no background effect is known.
         minimum: See `worst_cells`; cells of class and background need `FEW` pictures only.
         seed: The run's seed.
         samples: Bootstrap draws of foregrounds.
@@ -168,23 +125,28 @@ def leaderboard(
     Returns:
         The columns `LEADERBOARD_COLUMNS`, where ``_low`` and ``_high`` end an interval: `model`, `group`, `parameters`,
         `foregrounds`, `pictures` (shifted); ``<measure>_original``, ``_shifted``, ``_drop`` for top1, top5 and in9 (NaN
-        where not known); `relative` and `effective_robustness` (top-1); `worst_background`, `worst_cell` (class ×
-        background) with their ``_accuracy`` and ``_n`` (pictures); `macro_std`, `macro_std_chance`; `p_bootstrap`,
-        `p_sign_flip`, `p_holm` (top-1 drop).
+        where not known); `background_effect`, `relative` and `effective_robustness` (top-1); `worst_background`,
+        `worst_cell` (class × background) with their ``_accuracy`` and ``_n`` (pictures); `macro_std`,
+        `macro_std_chance`; `p_value`, `p_sign_flip`, `p_holm` (top-1 drop). Networks that tell nine classes only, whose
+        top-1 is another thing, come last.
 
     Raises:
         ValueError: If a model has no group, or scores are unusable.
     """
     columns = ["model", "value", "low", "high"]
-    board = drop_tests(scores, seed=seed, samples=samples)
+    board = drop_tests(scores, seed=seed)
     lost = sorted(set(board["model"]) - set(groups))
     if lost:
         raise ValueError(f"groups must name the group of each model, got none for {lost[0]!r}")
     board["group"], board["parameters"] = board["model"].map(groups), board["model"].map(parameters or {})
     accuracy = accuracy_table(scores)
-    drops = drop_table(scores, seed=seed, samples=samples).assign(kind="drop")
+    accuracy = accuracy[accuracy["kind"].isin(["original", "shifted"])]
+    drops = drop_table(scores, seed=seed).assign(kind="drop")
     for (measure, kind), part in pd.concat([accuracy, drops]).groupby(["measure", "kind"]):
         board = _joined(board, part[columns], f"{measure}_{kind}")
+    if contrasts is not None:
+        mine = contrasts[(contrasts["effect"] == "background_effect") & (contrasts["measure"] == "top1")]
+        board = _joined(board, mine[columns], "background_effect")
     line = effective_robustness(accuracy, baseline=baseline, scores=scores, seed=seed, samples=samples)
     line = line[["model", "effective_robustness", "low", "high"]].set_axis(columns, axis=1)
     spread = macro_std(scores, seed=seed, samples=samples)
@@ -195,8 +157,9 @@ def leaderboard(
         board = _joined(board, worst[columns], f"{name}_accuracy")
         by_model = worst.set_index("model")
         board[name], board[f"{name}_n"] = board["model"].map(by_model["cell"]), board["model"].map(by_model["n"])
-    board = board.reindex(columns=LEADERBOARD_COLUMNS)
-    return board.sort_values(["top1_shifted", "model"], ascending=[False, True]).reset_index(drop=True)
+    board = board.reindex(columns=LEADERBOARD_COLUMNS).assign(nine=lambda rows: rows["top5_shifted"].isna())
+    board = board.sort_values(["nine", "top1_shifted", "model"], ascending=[True, False, True])
+    return board.drop(columns="nine").reset_index(drop=True)
 
 
 def _joined(board: pd.DataFrame, table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -10,10 +10,19 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from d3s_utils.finetuning_options import KERNEL_METHODS, FinetuningOptions
-from d3s_utils.taxonomy import BACKGROUNDS, ImageNetClass, check_background, imagenet_class, imagenet_classes
+from d3s_utils.taxonomy import (
+    BACKGROUNDS,
+    IN9,
+    SPLITS,
+    ImageNetClass,
+    check_background,
+    imagenet_class,
+    imagenet_classes,
+)
 
 PROFILES = Path(__file__).parent / "profiles"
 RECOMMENDED = Path(__file__).parent / "models" / "mini_diffusion" / "recommended.json"  # written by notebook 00
+BROUGHT_ALONG = ("strength", "guidance_scale", "dream_guidance_scale", "dream_eta", "foreground_candidates")
 FILTER_NAMES = (  # of notebook 03
     "foreground", "background", "unsafe", "clip_foreground", "clip_background", "sharpness", "exposure", "duplicate",
 )  # fmt: skip
@@ -26,13 +35,13 @@ PROBE_KINDS = ("linear", "mlp", "nearest", "boosted")
 NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
     "01_compositing": (
         "image_size", "classes", "backgrounds", "guides_per_class_train", "guides_per_class_val",
-        "templates_per_background", "foreground_scale", "photos", "templates", "mask_mode",
+        "templates_per_background", "foreground_scale", "own_ground_splits", "photos", "templates", "mask_mode",
         "foreground_candidates", "generator", "generator_revision", "dream_guidance_scale", "dream_steps",
         "dream_eta", "batch_size", "device",
     ),
     "02_diffusion_generation": (
         "generator", "generator_revision", "precision", "strength", "guidance_scale", "steps", "eta",
-        "batch_size", "other_run", "bootstrap_samples", "device",
+        "batch_size", "other_run", "device",
     ),
     "03_validation": (
         "foreground_judges", "foreground_witnesses", "background_judges", "background_witnesses", "clip_model",
@@ -59,8 +68,8 @@ NOTEBOOK_SETTINGS: dict[str, tuple[str, ...]] = {
         "bootstrap_samples", "device",
     ),
     "07_backgrounds_challenge": (
-        "classifiers", "classifier_batch_size", "classifier_precision", "in9_folder", "challenge_pictures",
-        "challenge_backgrounds", "bootstrap_samples", "device",
+        "classifiers", "classifier_batch_size", "classifier_precision", "in9_folder", "homes", "real_photos",
+        "real_photos_limit", "challenge_pictures", "challenge_backgrounds", "device",
     ),
 }  # fmt: skip
 
@@ -121,8 +130,11 @@ class Settings(BaseModel):
     backgrounds: Names = Field(description=f"some of {', '.join(BACKGROUNDS)}")
     guides_per_class_train: Count = Field(description="foregrounds of a class in the training split, at least 1")
     guides_per_class_val: Count = Field(description="foregrounds of a class in the validation split, at least 1")
-    templates_per_background: int = Field(ge=2, description="background templates, at least 2: one a split")
+    templates_per_background: int = Field(ge=2, description="background templates, at least 2: half for each split")
     foreground_scale: float = Field(gt=0, le=1, description="side of the pasted foreground over the image's, in (0, 1]")
+    own_ground_splits: Annotated[tuple[Literal[SPLITS], ...], Field(strict=False)] = Field(
+        description=f"splits, of {', '.join(SPLITS)}, whose images get a twin on the object's own ground"
+    )
     photos: Place | None = Field(description="folder, parquet file or hub id of foreground photos; null dreams them")
     templates: Place | None = Field(description="folder, parquet file or hub id of scenes; null dreams them")
     mask_mode: Literal["none", "auto", "alpha", "file", "grabcut", "ellipse"] = Field(
@@ -201,7 +213,7 @@ class Settings(BaseModel):
     )
     inlp_rounds: Counts = Field(description="rounds of INLP that are compared; the last is the main one")
     leace_directions: Counts = Field(description="directions that LEACE erases, at most; the last is the main one")
-    critic_steps: Count = Field(description="critic steps a feature step")
+    critic_steps: Count = Field(description="critic steps a feature step (D3S: 5 in the paper, 4 in the code)")
     gradient_penalty: float = Field(ge=0, description="weight of the critic's gradient penalty")
     warmup_steps: int = Field(ge=0, description="feature steps on cross-entropy alone, before the penalty")
     training_steps: Count = Field(
@@ -209,7 +221,10 @@ class Settings(BaseModel):
     )
     training_batch_size: int = Field(ge=2, description="images a step, at least 2")
     learning_rate: PositiveNumber = Field(description="Adam's learning rate for the features")
-    critic_width: Count = Field(description="width of a critic's first hidden layer; each next one has half")
+    critic_width: Count | Literal["halving"] = Field(
+        description="width of a critic's first hidden layer, each next one has half; halving begins with half of the "
+        "critic's input and ends at 1, as in the code of D3S"
+    )
     critic_learning_rate: PositiveNumber = Field(description="Adam's learning rate for the critics")
     feature_seeds: Count = Field(description="how many times features are learned, each time from another start")
     probe_kinds: Annotated[tuple[Literal[PROBE_KINDS], ...], Field(strict=False, min_length=1)] = Field(
@@ -230,6 +245,10 @@ class Settings(BaseModel):
 
     # 07 backgrounds challenge
     in9_folder: Place | None = Field(description="folder of the real Backgrounds Challenge; null imitates it")
+    homes: dict[str, str] = Field(
+        description="superclass: background that it stands on in the imitation; others are read from real photos, or "
+        "from a built-in list"
+    )
     challenge_pictures: Count = Field(description="objects of the imitation, at most, even over classes")
     challenge_backgrounds: int = Field(ge=0, description="other classes' backgrounds an object is tried on; 0 for all")
 
@@ -274,6 +293,14 @@ class Settings(BaseModel):
         options = TypeAdapter(FinetuningOptions).validate_python(own)
         return value | {name: getattr(options, name) for name in own}
 
+    @field_validator("homes")
+    @classmethod
+    def _check_homes(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = [name for name in value if name not in IN9]
+        if unknown:
+            raise ValueError(f"may hold {', '.join(IN9)}, got {unknown[0]}")
+        return {name: check_background(background) for name, background in value.items()}
+
     @field_validator("backgrounds")
     @classmethod
     def _check_backgrounds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -308,9 +335,8 @@ def load_settings(profile: str = "mini", **overrides: Any) -> Settings:
 
     Args:
         profile: One of `profile_names`.
-        overrides: Fields of `Settings`; None means the profile's value. The strength, the two guidance scales and
-            `dream_eta` may be ``"recommended"``: what notebook 00 chose for the bundled model, so that its weights
-            bring their own.
+        overrides: Fields of `Settings`; None means the profile's value. Those of `BROUGHT_ALONG` may be
+            ``"recommended"``: what notebook 00 chose for the bundled model, so that its weights bring their own.
 
     Raises:
         SettingsError: If a name is unknown or a value does not fit; it names the parameter, what is allowed
@@ -325,7 +351,7 @@ def load_settings(profile: str = "mini", **overrides: Any) -> Settings:
         allowed = ", ".join(sorted(Settings.model_fields))
         raise SettingsError(f"{unknown[0]!r} is no setting{_closest(unknown[0])}; the settings are: {allowed}")
     values |= {name: value for name, value in overrides.items() if value is not None}
-    if "recommended" in (values[name] for name in ("strength", "guidance_scale", "dream_guidance_scale", "dream_eta")):
+    if "recommended" in (values[name] for name in BROUGHT_ALONG):
         recommended = json.loads(RECOMMENDED.read_text(encoding="utf-8"))
         values |= {name: value for name, value in recommended.items() if values[name] == "recommended"}
     try:

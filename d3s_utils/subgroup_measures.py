@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from d3s_utils.foreground_bootstrap import known_scores, percentiles, resampled, sums_by_foreground, whole
-from d3s_utils.intervals import clustered_wilson
+from d3s_utils.evaluation import scenes_of
+from d3s_utils.foreground_bootstrap import known_scores, resampled, sums_by_foreground, whole
+from d3s_utils.intervals import bootstrap_interval, clustered_wilson
 from d3s_utils.randomness import numpy_generator
 
 COMMON, COUNTER = "common", "counter"
@@ -83,15 +84,16 @@ def macro_std(
     A class's accuracies on its backgrounds, weighted by their pictures, have a standard deviation (that of a
     population: divided by the sum of weights); MacroStd is its mean over classes, each counting the same. Few pictures
     a cell make it large by luck alone: with n pictures at accuracy p, chance adds about p (1 - p) / n to the variance.
-    `chance` tells how large it would be if backgrounds meant nothing. The bootstrap adds that noise a second time, so
-    its draws are mirrored at the value; where cells are small the interval lies mostly below it.
+    `chance` tells how large it would be if backgrounds meant nothing: each foreground's outcomes are shuffled among its
+    own backgrounds, so that a foreground stays as hard as it is. The bootstrap adds that noise a second time, so its
+    draws are mirrored at the value; where cells are small the interval lies mostly below it.
 
     Args:
         scores: From `one_pass.evaluate`; shifted pictures count.
         measure: A key of `evaluation.MEASURES`.
         seed: The run's seed.
         samples: Bootstrap draws of foregrounds.
-        shuffles: How often backgrounds are shuffled among a class's pictures for `chance`.
+        shuffles: How often backgrounds are shuffled among a foreground's pictures for `chance`.
 
     Returns:
         `model`, `value` (in [0, 0.5]), `low`, `high`, `chance` (mean of the shuffles), `n` (pictures), `classes`,
@@ -113,13 +115,14 @@ def macro_std(
         sums = statistic.sums(foregrounds, class_codes, background_codes, right)
         value = whole(sums, statistic)
         draws = resampled(sums, statistic, seed=seed, name="scores", samples=samples)
-        low, high = percentiles(value, draws, reflected=True)
+        low, high = bootstrap_interval(value, draws, groups=sums.shape[0], reflected=True)
         random = numpy_generator(seed, "macro_std shuffles", str(model))
-        order = np.argsort(class_codes, kind="stable")
+        objects = pd.factorize(foregrounds, sort=True)[0]
+        order = np.argsort(objects, kind="stable")
         shuffled = []
         for _ in range(shuffles):
             mixed = np.empty(len(right))
-            mixed[order] = right[np.lexsort((random.random(len(right)), class_codes))]
+            mixed[order] = right[np.lexsort((random.random(len(right)), objects))]
             shuffled.append(whole(statistic.sums(foregrounds, class_codes, background_codes, mixed), statistic)[0])
         sizes = np.bincount(class_codes * len(backgrounds) + background_codes)
         rows.append(
@@ -134,37 +137,72 @@ def counter_gap(
     scores: pd.DataFrame,
     *,
     common: Mapping[str, Collection[str]] | str,
+    standardised: bool = True,
     measure: str = "top1",
     seed: int,
     samples: int = 2000,
 ) -> pd.DataFrame:
     """Return accuracy on backgrounds that are common for a class minus accuracy on those that are not.
 
-    Foregrounds are drawn with replacement, together with all their pictures: one that stands before both kinds of
-    background is a pair, one that stands before one kind counts on that side alone. Both accuracies are over pictures,
-    so classes with more pictures count more, on either side.
+    Standardised, the gap is that within a class, averaged over the classes that have both sides, each counting the
+    same; within a class every foreground counts the same on a side, however many of its images were kept there.
+    Pooled, both accuracies are over images: where an easy class was kept more often on its common backgrounds than a
+    hard one, they differ although no class loses anything (Simpson's paradox).
+
+    Foregrounds are drawn with replacement, together with all their images: one that stands before both kinds of
+    background is a pair, one that stands before one kind counts on that side alone. Scenes are not drawn.
 
     Args:
-        scores: From `one_pass.evaluate`.
+        scores: From `one_pass.evaluate`; standardising needs the column class_name.
         common: Class -> its common backgrounds: shifted pictures of those classes count, other classes are left out.
             Or the name of a column that holds ``common`` or ``counter``; rows where it is missing or empty are left
             out.
+        standardised: Whether the gap is that within classes; False pools all images.
         measure: A key of `evaluation.MEASURES`.
         seed: The run's seed.
         samples: Bootstrap draws of foregrounds.
 
     Returns:
-        `model`, `common`, `counter` (accuracies), `gap`, `low`, `high`, `n_common`, `n_counter` (pictures),
-        `foregrounds`. Gap and interval are NaN where a side has no picture.
+        `model`, `common`, `counter` (accuracies), `gap`, `low`, `high`, `n_common`, `n_counter` (images),
+        `foregrounds`, `classes` (with both sides). Standardised, all are of the classes that have both sides. What
+        cannot be had is NaN: without a class with both sides; pooled, of a side without images.
 
     Raises:
         ValueError: If a column is missing, holds something else, or no picture is left.
 
     Source: Wang et al. 2024, "A Sober Look at the Robustness of CLIPs to Spurious Features", arXiv:2403.11497.
     """
-    known = known_scores(scores, measure)
+    known = _with_sides(known_scores(scores, measure), common, needed=["class_name"] if standardised else [])
+    rows = []
+    for model, group in known.groupby("model", sort=True):
+        counter = (group["side"] == COUNTER).to_numpy(int)
+        classes = group["class_name"] if "class_name" in group else pd.Series("", index=group.index)
+        both = group.groupby(classes.to_numpy(str))["side"].nunique() == 2
+        row = {"model": model, "common": np.nan, "counter": np.nan, "gap": np.nan, "low": np.nan, "high": np.nan}
+        used = classes.astype(str).map(both).to_numpy(bool) if standardised else np.ones(len(group), bool)
+        if used.any():
+            statistic = _Gap(int(both.sum()) if standardised else 1)
+            codes = np.unique(classes[used].to_numpy(str), return_inverse=True)[1] if standardised else 0
+            parts = (group["foreground_id"][used].to_numpy(), counter[used], group["right"][used].to_numpy())
+            sums = statistic.sums(*parts, classes=codes, by_foreground=standardised)
+            value = whole(sums, statistic)
+            draws = resampled(sums, statistic, seed=seed, name="scores", samples=samples)
+            low, high = bootstrap_interval(value, draws, groups=sums.shape[0])
+            row |= dict(zip(("common", "counter", "gap"), value, strict=True))
+            row |= {"low": np.maximum(low[2], -1.0), "high": np.minimum(high[2], 1.0)}
+        rows.append(
+            row | {"n_common": int((1 - counter[used]).sum()), "n_counter": int(counter[used].sum()),
+                   "foregrounds": group["foreground_id"][used].nunique(), "classes": int(both.sum())}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _with_sides(
+    known: pd.DataFrame, common: Mapping[str, Collection[str]] | str, *, needed: Sequence[str]
+) -> pd.DataFrame:
+    """Return the rows that have a side, with a column side: `COMMON` or `COUNTER`."""
     if isinstance(common, str):
-        _require(known, [common])
+        _require(known, [common, *needed])
         side = known[common].fillna("").astype(str)
         if not side.isin([COMMON, COUNTER, ""]).all():
             raise ValueError(f"scores[{common!r}] must be {COMMON} or {COUNTER}, got {sorted(set(side))[:5]}")
@@ -177,28 +215,39 @@ def counter_gap(
     known = known[known["side"] != ""]
     if known.empty:
         raise ValueError("common must name a class (or a column with rows) of scores, got none that is there")
-    rows = []
-    for model, group in known.groupby("model", sort=True):
-        counter = (group["side"] == COUNTER).to_numpy(int)
-        right = group["right"].to_numpy()
-        sums = sums_by_foreground(
-            np.tile(group["foreground_id"].to_numpy(), 2),
-            np.concatenate([counter, 2 + counter]),
-            np.concatenate([right, np.ones(len(right))]),
-            width=4,
-        )
-        value = whole(sums, _gap)
-        low, high = percentiles(value, resampled(sums, _gap, seed=seed, name="scores", samples=samples))
-        rows.append(
-            {"model": model, "common": value[0], "counter": value[1], "gap": value[2], "low": low[2], "high": high[2],
-             "n_common": int((1 - counter).sum()), "n_counter": int(counter.sum()), "foregrounds": sums.shape[0]}
-        )  # fmt: skip
-    return pd.DataFrame(rows)
+    return known
 
 
-def _gap(sums: np.ndarray) -> np.ndarray:
-    shares = sums[:, :2] / sums[:, 2:]
-    return np.column_stack([shares, shares[:, 0] - shares[:, 1]])
+class _Gap:
+    """Accuracies on both sides, averaged over classes, and their difference; (samples, 3) of sums over foregrounds.
+
+    Sums have shape (samples, 2 * 2 * classes): right answers, then what they are out of, by side and class.
+    """
+
+    def __init__(self, classes: int):
+        self.shape = (2, 2, classes)
+
+    def sums(
+        self, foregrounds: np.ndarray, side: np.ndarray, right: np.ndarray, *, classes: np.ndarray | int,
+        by_foreground: bool,
+    ):  # fmt: skip
+        """Sum up images, or foregrounds: then the images of one on one side count as one together."""
+        cells, size = side * self.shape[2] + classes, 2 * self.shape[2]
+        weights = np.ones(len(right))
+        if by_foreground:
+            own = np.unique(foregrounds, return_inverse=True)[1] * size + cells
+            weights = 1 / np.bincount(own)[own]
+        columns, values = np.concatenate([cells, size + cells]), np.concatenate([right * weights, weights])
+        return sums_by_foreground(np.tile(foregrounds, 2), columns, values, width=2 * size)
+
+    def __call__(self, sums: np.ndarray) -> np.ndarray:
+        right, counted = sums.reshape(-1, *self.shape).transpose(1, 0, 2, 3)
+        shares = right / counted  # NaN where nothing of a side was drawn
+        if self.shape[2] > 1:  # a class that lacks a side in a draw is no part of it
+            shares = np.where(np.isfinite(shares).all(1, keepdims=True), shares, np.nan)
+        present = np.isfinite(shares)
+        means = np.where(present, shares, 0).sum(2) / present.sum(2)
+        return np.column_stack([means, means[:, 0] - means[:, 1]])
 
 
 class _MacroStd:
@@ -238,7 +287,7 @@ def _worst(known: pd.DataFrame, by: str | Sequence[str], *, minimum: int, confid
         if large:
             each = 1 - (1 - confidence) / len(large)
             shares = {
-                name: clustered_wilson(cell["right"], cell["foreground_id"], confidence=each)
+                name: clustered_wilson(cell["right"], cell["foreground_id"], crossed=scenes_of(cell), confidence=each)
                 for name, cell in large.items()
             }
             worst = min(shares, key=lambda name: shares[name].value)

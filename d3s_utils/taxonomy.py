@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ IN9 = tuple(_IN9_RANGES)
 IN9_OF_INDEX = {
     index: name for name, ranges in _IN9_RANGES.items() for low, high in ranges for index in range(low, high + 1)
 }
+IN9_OF_LABEL = IN9_OF_INDEX | {1000 + place: name for place, name in enumerate(IN9)}  # see `label_name`
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,21 @@ def imagenet_class(key: str | int) -> ImageNetClass:
         known = f"several classes have that name: {', '.join(c.synset for c in found)}" if found else "none has it"
         raise ValueError(f"class must be an ImageNet synset (n02129165), index (0-999) or name, got {key!r}; {known}")
     return found[0]
+
+
+def label_name(index: int) -> str:
+    """Return the name of what a classifier answered.
+
+    Args:
+        index: 0 to 999 is an ImageNet class; 1000 to 1008 is a superclass, ``IN9[index - 1000]``, the answer of a
+            network that knows only the nine.
+
+    Raises:
+        ValueError: If it is another number, or none.
+    """
+    if isinstance(index, Integral) and not isinstance(index, bool) and 0 <= index < 1000 + len(IN9):
+        return imagenet_classes()[index].name if index < 1000 else IN9[index - 1000]
+    raise ValueError(f"index must be 0 to 999 (ImageNet) or 1000 to {999 + len(IN9)} (ImageNet-9), got {index!r}")
 
 
 def check_background(name: str) -> str:

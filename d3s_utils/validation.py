@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from d3s_utils.intervals import clustered_wilson, wilson
-from d3s_utils.manifest import read_rows
+from d3s_utils.intervals import clustered_wilson
+from d3s_utils.manifest import load_manifest, with_twins
 from d3s_utils.metrics import Estimate
-from d3s_utils.taxonomy import BACKGROUNDS
+from d3s_utils.taxonomy import BACKGROUNDS, IN9
 
-QUESTIONS = {"foreground_agreement": "foreground_agrees", "background_agreement": "background_agrees"}
+MEASURES = {  # measure -> the column that it is the share of
+    "foreground_agreement": "foreground_named", "background_agreement": "background_named", "acceptance": "keep",
+}  # fmt: skip
 FILTERS = {  # filter -> the column it looks at
     "foreground": "foreground_probability",
     "background": "background_probability",
@@ -35,7 +37,7 @@ class Thresholds:
     """When a model's opinion is good enough, all in [0, 1].
 
     Attributes:
-        foreground: The foreground agrees if its superclass is named first, or has at least this probability.
+        foreground: The foreground agrees if the judges give its superclass at least this probability.
         background: Likewise for the background.
         unsafe: A picture is unsafe from this score on.
         clip_foreground: CLIP agrees from this probability of the class on, among the classes of the set.
@@ -63,25 +65,23 @@ def read_generated(run_folder: Path) -> pd.DataFrame:
         ValueError: If there is no row.
     """
     images = run_folder / "02_diffusion_generation" / "images"
-    rows = read_rows(images).rows
-    if not rows:
+    table = load_manifest(images)
+    if table.empty:
         raise ValueError(f"{images} holds no generated picture: run notebook 02_diffusion_generation first")
-    table = pd.DataFrame(list(rows.values())).sort_values("image_id", ignore_index=True)
+    table = table.sort_values("image_id", ignore_index=True)
     folder = images.relative_to(run_folder).as_posix()
-    return table.assign(file=folder + "/" + table["split"] + "/" + table["file_name"])
+    return with_twins(table.assign(file=folder + "/" + table["split"] + "/" + table["file_name"]), run_folder)
 
 
 def passes(judged: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
     """Return whether each picture passes each of `FILTERS` that the table has the column of, as booleans.
 
-    A picture that cannot be read passes none.
+    A score passes from its threshold on, and nothing else counts: so what `calibration` finds out about a threshold is
+    true of the verdicts made with it. A picture that cannot be read passes none.
     """
     column = {name: judged[source] for name, source in FILTERS.items() if source in judged}
-    found = {}
-    for name in ("foreground", "background"):
-        found[name] = judged[f"{name}_named"] | (column[name] >= getattr(thresholds, name))
-    found["unsafe"] = column["unsafe"] < thresholds.unsafe
-    for name in ("clip_foreground", "clip_background"):
+    found = {"unsafe": column["unsafe"] < thresholds.unsafe}
+    for name in ("foreground", "background", "clip_foreground", "clip_background"):
         if name in column:
             found[name] = column[name] >= getattr(thresholds, name)
     for name in ("sharpness", "exposure"):
@@ -90,7 +90,7 @@ def passes(judged: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
     if "duplicate" in column:
         found["duplicate"] = column["duplicate"] == ""
     readable = judged["unreadable"] == ""
-    return pd.DataFrame({name: passed.astype(bool) & readable for name, passed in found.items()})
+    return pd.DataFrame({name: found[name].astype(bool) & readable for name in FILTERS if name in found})
 
 
 def decide(
@@ -128,57 +128,92 @@ def decide(
     return verdict.assign(verdict_source="models", rule=f"models: {', '.join(filters)}")
 
 
-def agreement_table(validated: pd.DataFrame) -> pd.DataFrame:
-    """Return how often the judges agree with the labels, by class and background, with Wilson intervals.
+def with_twin_verdicts(validated: pd.DataFrame, opinions: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
+    """Return the table with whether the object is found in each image's twin, by the very rule that images meet.
+
+    Args:
+        validated: From `decide`, with `placed_repainted_file` (missing where there is no twin).
+        opinions: From `panel.foreground_opinions`, a row for each twin, in the order of `validated`.
+        thresholds: Those of the images.
 
     Returns:
-        One row for each class × background × measure (`foreground_agreement`, `background_agreement`,
-        `acceptance`): `class_name`, `background`, `measure`, `value`, `low`, `high`, `n`.
+        The table with `placed_foreground_probability` and `placed_foreground_agrees`, both missing without a twin.
+    """
+    twins = validated.index[validated["placed_repainted_file"].notna()]
+    probability = pd.Series(opinions["foreground_probability"].to_numpy(float), index=twins).reindex(validated.index)
+    agrees = (probability >= thresholds.foreground).astype(object)
+    agrees = agrees.where(validated["placed_repainted_file"].notna(), None).astype("boolean")
+    return validated.assign(placed_foreground_probability=probability, placed_foreground_agrees=agrees)
+
+
+def agreement_table(validated: pd.DataFrame) -> pd.DataFrame:
+    """Return how often the judges name the labels, and how much is kept, by class and background, with intervals.
+
+    Returns:
+        One row for each class × background × measure (of `MEASURES`): `class_name`, `background`, `measure`, `value`,
+        `low`, `high`, `n`.
     """
     rows = []
     for (class_name, background), cell in validated.groupby(["class_name", "background"], sort=False):
-        for measure, column in (QUESTIONS | {"acceptance": "keep"}).items():
-            share = wilson(int(cell[column].sum()), len(cell))
-            rows.append({"class_name": class_name, "background": background, "measure": measure, **vars(share)})
+        for measure, column in MEASURES.items():
+            rows.append({"class_name": class_name, "background": background, "measure": measure}
+                        | vars(share_of(cell, column)))  # fmt: skip
     return pd.DataFrame(rows, columns=["class_name", "background", "measure", "value", "low", "high", "n"])
 
 
 def agreement_metrics(validated: pd.DataFrame) -> dict[str, Estimate]:
     """Return the agreement of the whole set and of each background, as notebook 03 reports it.
 
-    Intervals count the pictures of one foreground as resembling each other (`intervals.clustered_wilson`).
+    *Agreement* is how often the judges name the label first, whatever the threshold and whatever people say; that can
+    be compared with `chance_levels` and with the judges' rate on photos. *Acceptance* is what was kept.
 
     Returns:
         `foreground_agreement`, `background_agreement`, `acceptance`, `safe`; for each background
         ``<background>/foreground_agreement``, ``<background>/background_agreement`` and ``acceptance/<background>``.
     """
-    shares = QUESTIONS | {"acceptance": "keep"}
-    metrics = {
-        name: clustered_wilson(validated[column], validated["foreground_id"])
-        for name, column in (shares | {"safe": "safe"}).items()
-    }
+    metrics = {name: share_of(validated, column) for name, column in (MEASURES | {"safe": "safe"}).items()}
     for background in sorted(set(validated["background"]), key=list(BACKGROUNDS).index):
         rows = validated[validated["background"] == background]
-        for name, column in shares.items():
+        for name, column in MEASURES.items():
             place = f"acceptance/{background}" if name == "acceptance" else f"{background}/{name}"
-            metrics[place] = clustered_wilson(rows[column], rows["foreground_id"])
+            metrics[place] = share_of(rows, column)
     return metrics
 
 
-def acceptance_by_threshold(judged: pd.DataFrame, *, probability: str, named: str, steps: int = 101) -> pd.DataFrame:
-    """Return which share of pictures would agree at each threshold, under two rules.
+def share_of(table: pd.DataFrame, column: str) -> Estimate:
+    """Return the share of images for which a column is true; images of one foreground, or one scene, are relatives.
+
+    Args:
+        table: Has `foreground_id`, and `template_id` where scenes are known.
+    """
+    scenes = table["template_id"].astype(str) if "template_id" in table else None
+    return clustered_wilson(table[column].astype(bool), table["foreground_id"], crossed=scenes)
+
+
+def chance_levels(table: pd.DataFrame) -> dict[str, float]:
+    """Return what a judge that guesses evenly would name rightly, on average over the images of a table.
+
+    A class with a superclass is guessed among the nine, one without among ImageNet's 1000.
+
+    Returns:
+        `foreground` and `background`, shares.
+    """
+    foreground = np.where(table["in9"] != "", 1 / len(IN9), 1 / 1000).mean()
+    return {"foreground": float(foreground), "background": 1 / len(BACKGROUNDS)}
+
+
+def acceptance_by_threshold(judged: pd.DataFrame, *, probability: str, steps: int = 101) -> pd.DataFrame:
+    """Return which share of images would agree at each threshold.
 
     Args:
         probability: Column of the true label's probability.
-        named: Column that says whether the true label was named first.
 
     Returns:
-        `threshold`, `strict` (probability at least the threshold), `used` (that, or named first).
+        `threshold`, `value`. A missing probability agrees with none.
     """
     thresholds = np.linspace(0, 1, steps)
     over = judged[probability].to_numpy()[None, :] >= thresholds[:, None]
-    strict, used = over.mean(1), (over | judged[named].to_numpy(dtype=bool)[None, :]).mean(1)
-    return pd.DataFrame({"threshold": thresholds, "strict": strict, "used": used})
+    return pd.DataFrame({"threshold": thresholds, "value": over.mean(1)})
 
 
 def kept_by_cell(judged: pd.DataFrame, *, column: str, thresholds: Sequence[float]) -> pd.DataFrame:
@@ -191,9 +226,8 @@ def kept_by_cell(judged: pd.DataFrame, *, column: str, thresholds: Sequence[floa
     for threshold in thresholds:
         over = judged.assign(over=judged[column] >= threshold)
         for (class_name, background), cell in over.groupby(["class_name", "background"], sort=False):
-            share = wilson(int(cell["over"].sum()), len(cell))
             rows.append({"threshold": float(threshold), "class_name": class_name, "background": background}
-                        | vars(share))  # fmt: skip
+                        | vars(share_of(cell, "over")))  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -207,6 +241,9 @@ def _reason(row: dict, passed: dict, thresholds: Thresholds, filters: Sequence[s
         if name in ("foreground", "background"):
             label = (row["in9"] or row["class_name"]) if name == "foreground" else row["background"]
             shown, threshold = row[f"{name}_probability"], getattr(thresholds, name)
+            if np.isnan(shown):
+                reasons.append(f"{name}: no judge knows {label}")
+                continue
             reasons.append(f"{name}: looks like {row[f'{name}_prediction']}, {label} {shown:.2f} < {threshold:g}")
         elif name == "unsafe":
             reasons.append(f"unsafe: {row['unsafe_score']:.2f} >= {thresholds.unsafe:g}")

@@ -5,6 +5,7 @@ of a batch and a sum over labels' frequencies, which is exact where others draw 
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,17 +14,17 @@ from torch.nn.functional import cross_entropy, log_softmax
 from d3s_utils.information_bounds import (
     barber_agakov_bound,
     contrastive_log_ratio_bound,
+    donsker_varadhan_bound,
     label_frequencies,
-    log_mean_exp,
 )
-from d3s_utils.perceptron import make_perceptron
+from d3s_utils.perceptron import HALVING, check_critic_width, make_perceptron
 from d3s_utils.resumable import Resumable, check_sizes
 
 BETAS = (0.5, 0.99)  # of Adam: short memories, since the features move while a network learns them
 
 
 class ScoringNetwork(Resumable):
-    """A perceptron features -> a score for each label, with two hidden layers of one width, and its Adam."""
+    """A perceptron features -> a score for each label, with two hidden layers, and its Adam."""
 
     def __init__(
         self,
@@ -31,7 +32,7 @@ class ScoringNetwork(Resumable):
         feature_width: int,
         label_count: int,
         seed: int,
-        critic_width: int | None = None,
+        critic_width: int | Literal["halving"] | None = None,
         learning_rate: float = 1e-3,
         device: str = "cpu",
     ) -> None:
@@ -41,15 +42,18 @@ class ScoringNetwork(Resumable):
             feature_width: Number of features of a picture.
             label_count: Number of different labels, at least 2.
             seed: Of the first weights, which are all that is random.
-            critic_width: Width of the hidden layers; None is `feature_width`.
+            critic_width: Width of both hidden layers; None is `feature_width`. ``halving`` makes the first half as
+                wide as the input and the second half as wide as the first.
             learning_rate: Of Adam, whose betas are `BETAS`.
 
         Raises:
             ValueError: If a width or a count is too small.
         """
         check_sizes(feature_width, label_count)
-        width = critic_width or feature_width
-        self.network = make_perceptron([feature_width, width, width, label_count], seed=seed, name="label scores")
+        width = feature_width if critic_width is None else critic_width
+        check_critic_width(width)
+        hidden = [max(1, feature_width // 2), max(1, feature_width // 4)] if width == HALVING else [width, width]
+        self.network = make_perceptron([feature_width, *hidden, label_count], seed=seed, name="label scores")
         self.network.to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate, betas=BETAS)
         super().__init__(parts={"network": self.network, "optimizer": self.optimizer})
@@ -134,23 +138,23 @@ class MineDependence(ScoringNetwork):
 
     def fit_step(self, features: Tensor, labels: Tensor) -> float:
         """Move the critic one step up the bound; return the estimate before the step, in nats."""
-        joint, log_mean = self._means(features.detach(), labels)
-        self.average.update(log_mean.detach())
-        bound = _with_unbiased_gradient(joint, log_mean, self.average.value())
-        self._descend(-bound)
+        joint, bound = self._bound(features.detach(), labels)
+        self.average.update((joint - bound).detach())
+        self._descend(-_with_unbiased_gradient(joint, bound, self.average.value()))
         return bound.item()
 
     def penalty(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the estimate for features (n, width) and labels (n,), in nats, with the unbiased gradient."""
-        joint, log_mean = self._means(features, labels)
-        return _with_unbiased_gradient(joint, log_mean, self.average.with_batch(log_mean.detach()))
+        joint, bound = self._bound(features, labels)
+        return _with_unbiased_gradient(joint, bound, self.average.with_batch((joint - bound).detach()))
 
-    def _means(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean of T on true pairs, and log E[exp T] over all pairs of the batch."""
+    def _bound(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean of T on true pairs, and that mean less log E[exp T] over all pairs of the batch."""
         scores = self.network(features)
         frequencies = label_frequencies(labels, scores.shape[1]).to(scores)
-        log_weights = (frequencies.log() - math.log(len(scores))).expand_as(scores)
-        return scores.gather(1, labels[:, None]).mean(), log_mean_exp(scores.flatten(), log_weights.flatten())
+        log_weights = (frequencies.log() - math.log(len(scores))).expand_as(scores).flatten()
+        joint = scores.gather(1, labels[:, None])[:, 0]
+        return joint.mean(), donsker_varadhan_bound(joint, scores.flatten(), product_log_weights=log_weights)
 
 
 class LogMovingAverage(torch.nn.Module):
@@ -182,7 +186,7 @@ class LogMovingAverage(torch.nn.Module):
         return torch.logaddexp(self.log_sum + keep, log_value + new), torch.logaddexp(self.log_weight + keep, new)
 
 
-def _with_unbiased_gradient(joint: Tensor, log_mean: Tensor, log_average: Tensor) -> Tensor:
-    """Return joint - log_mean, whose gradient is that of joint - exp(log_mean) / exp(log_average)."""
-    ratio = (log_mean - log_average).exp()
-    return joint - log_mean.detach() - (ratio - ratio.detach())
+def _with_unbiased_gradient(joint: Tensor, bound: Tensor, log_average: Tensor) -> Tensor:
+    """Return the bound, with the gradient of joint - E[exp T] / exp(log_average); log E[exp T] is joint - bound."""
+    surrogate = joint - (joint - bound - log_average).exp()
+    return bound.detach() + surrogate - surrogate.detach()

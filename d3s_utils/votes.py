@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from crowdkit.aggregation import DawidSkene
 
-from d3s_utils.intervals import wilson
+from d3s_utils.intervals import bootstrap_interval, clustered_wilson
 from d3s_utils.metrics import Estimate
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.taxonomy import BACKGROUNDS
@@ -126,59 +126,143 @@ def answer_shares(votes: pd.DataFrame, answers: Sequence[str], rule: Rule) -> pd
     return shares.reindex(columns=list(answers), fill_value=0.0)
 
 
-def krippendorff_alpha(votes: pd.DataFrame, question: str, *, seed: int, samples: int = 1000) -> Estimate:
-    """Return Krippendorff's alpha of a question (nominal) with a bootstrap interval over pictures.
+@dataclass(frozen=True)
+class Alpha:
+    """Krippendorff's alpha, which does not exist where all answers are the same.
 
-    1 is perfect agreement, 0 that of chance, below 0 systematic disagreement. "Unsure" is an answer like the others.
+    Attributes:
+        value: 1 is perfect agreement, 0 that of chance, below 0 systematic disagreement; NaN where it is undefined.
+        low, high: Ends of its bootstrap interval; NaN likewise, and where all images are of one foreground.
+        n: Images with two votes or more.
+        undefined: Share of bootstrap draws in which all gave the same answer; they are left out of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    undefined: float
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The number as a metric; None where it is undefined."""
+        return None if np.isnan(self.value) else Estimate(self.value, self.low, self.high, self.n)
+
+    @property
+    def words(self) -> str:
+        """The number with its interval, or why there is none."""
+        if self.estimate is None:
+            return "undefined: all gave the same answer"
+        left_out = f" ({self.undefined:.0%} of the draws left out: all gave the same answer)" if self.undefined else ""
+        return self.estimate.words(digits=2) + left_out
+
+
+def krippendorff_alpha(
+    votes: pd.DataFrame,
+    question: str,
+    *,
+    seed: int,
+    foregrounds: pd.Series | None = None,
+    samples: int = 1000,
+) -> Alpha:
+    """Return Krippendorff's alpha of a question (nominal) with a bootstrap interval over foregrounds.
+
+    "Unsure" is an answer like the others.
 
     Args:
         votes: See the module; only kind ``real`` counts.
         question: One of `QUESTIONS`.
-
-    Returns:
-        `n` is the number of pictures with two votes or more.
+        seed: Of the bootstrap.
+        foregrounds: The foreground of each image, indexed by `image_id`: images of one are drawn together. Where None,
+            each image is drawn alone.
+        samples: Bootstrap draws.
 
     Raises:
-        VoteError: If no picture has two votes.
+        VoteError: If no image has two votes.
+        ValueError: If an image has no foreground.
 
     Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability".
     """
     real = check_votes(votes)[(votes["kind"] == "real") & (votes["question"] == question)]
-    counts = pd.crosstab(real["image_id"], real["answer"]).to_numpy()
-    counts = counts[counts.sum(1) >= 2]
-    if not len(counts):
+    table = pd.crosstab(real["image_id"], real["answer"])
+    table = table[table.sum(axis=1) >= 2]
+    if table.empty:
         raise VoteError(f"votes: no picture has two answers to {question!r}, so nobody can agree")
-    random = numpy_generator(seed, "krippendorff_alpha", question)
+    counts, codes = table.to_numpy(), np.unique(_relatives(table.index, foregrounds), return_inverse=True)[1]
+    random, size = numpy_generator(seed, "krippendorff_alpha", question), codes.max() + 1
     value = _alpha(counts)
-    drawn = [_alpha(counts[random.integers(0, len(counts), len(counts))]) for _ in range(samples)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, min(low, value), max(high, value), len(counts))
+    drawn = np.empty(samples)
+    for number in range(samples):
+        times = np.bincount(random.integers(0, size, size), minlength=size)
+        drawn[number] = _alpha(np.repeat(counts, times[codes], axis=0))
+    low, high = (float(ends[0]) for ends in bootstrap_interval([value], drawn[:, None], groups=size))
+    return Alpha(value, low, high, len(counts), float(1 - np.isfinite(drawn).mean()))
 
 
-def agreement_by_question(votes: pd.DataFrame, *, seed: int) -> dict[str, Estimate]:
-    """Return ``krippendorff_alpha/<question>`` for each question that two people answered of one picture."""
+def agreement_of_people(votes: pd.DataFrame, *, seed: int, foregrounds: pd.Series | None = None) -> pd.DataFrame:
+    """Return `krippendorff_alpha` of each question that two people answered of one image.
+
+    Args:
+        votes, seed, foregrounds: As in `krippendorff_alpha`.
+
+    Returns:
+        A row a question: `question`, `value`, `low`, `high` (NaN where undefined), `n`, `undefined` and `words`; see
+        `Alpha`.
+    """
     real = check_votes(votes)[votes["kind"] == "real"]
     asked = real.groupby(["question", "image_id"]).size()
     shared = set(asked[asked >= 2].index.get_level_values("question"))
-    return {
-        f"krippendorff_alpha/{question}": krippendorff_alpha(votes, question, seed=seed)
+    found = {
+        question: krippendorff_alpha(votes, question, seed=seed, foregrounds=foregrounds)
         for question in QUESTIONS
         if question in shared
+    }
+    rows = [{"question": question} | vars(alpha) | {"words": alpha.words} for question, alpha in found.items()]
+    return pd.DataFrame(rows, columns=["question", "value", "low", "high", "n", "undefined", "words"])
+
+
+def agreement_by_question(
+    votes: pd.DataFrame, *, seed: int, foregrounds: pd.Series | None = None
+) -> dict[str, Estimate]:
+    """Return the metrics ``krippendorff_alpha/<question>`` of `agreement_of_people`; what is undefined has none."""
+    table = agreement_of_people(votes, seed=seed, foregrounds=foregrounds)
+    return {
+        f"krippendorff_alpha/{row.question}": Estimate(row.value, row.low, row.high, row.n)
+        for row in table.dropna(subset="value").itertuples()
     }
 
 
 def _alpha(counts: np.ndarray) -> float:
+    """Return alpha of answers counted by image (row) and answer (column); NaN where all gave the same answer."""
     if (counts.sum(0) > 0).sum() < 2:
-        return 1.0  # all gave the same answer: nothing to disagree on
+        return float("nan")  # chance expects no disagreement, and alpha divides by it
     return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
 
 
-def worker_table(votes: pd.DataFrame, gold: pd.DataFrame) -> pd.DataFrame:
+def _relatives(images: Sequence[str], foregrounds: pd.Series | None, *, all_named: bool = True) -> np.ndarray:
+    """Return the foreground of each image; the image itself where none are given, or not `all_named`."""
+    images = pd.Index(images, dtype=object)
+    if foregrounds is None:
+        return images.to_numpy(str)
+    found = foregrounds.reindex(images)
+    if not all_named:
+        found = found.where(found.notna(), images)
+    if found.isna().any():
+        raise ValueError(f"foregrounds must name one for each image, got none for {found.index[found.isna()][0]!r}")
+    return found.to_numpy(str)
+
+
+def worker_table(votes: pd.DataFrame, gold: pd.DataFrame, *, foregrounds: pd.Series | None = None) -> pd.DataFrame:
     """Return how far each worker can be believed, by question.
+
+    Intervals are Wilson's, clustered by foreground (see `intervals.clustered_wilson`): who errs on an odd object errs
+    on all images of it.
 
     Args:
         votes: See the module.
         gold: The known answers: `image_id`, `question`, `answer`.
+        foregrounds: The foreground of each image, indexed by `image_id`. An image that it does not name stands for
+            itself, and so do gold items, unless it is made from `annotation_tasks.Tasks.items`, which names all.
 
     Returns:
         A row a worker and question: `worker`, `question`, `answers` (of all kinds), `unsure` (share of them), and the
@@ -200,13 +284,14 @@ def worker_table(votes: pd.DataFrame, gold: pd.DataFrame) -> pd.DataFrame:
         again = mine[mine["kind"] == "repeat"].set_index("image_id")["answer"]
         first = mine[mine["kind"] == "real"].set_index("image_id")["answer"].reindex(again.index)
         both = first.notna()
+        sure = truth.notna().to_numpy()
         pairs = {
-            "gold": golden["answer"].to_numpy()[truth.notna().to_numpy()] == truth.dropna().to_numpy(),
-            "consistency": (again[both] == first[both]).to_numpy(),
+            "gold": (golden["image_id"][sure], golden["answer"].to_numpy()[sure] == truth[sure].to_numpy()),
+            "consistency": (again.index[both], (again[both] == first[both]).to_numpy()),
         }
-        for name, right in pairs.items():
+        for name, (images, right) in pairs.items():
             if len(right):
-                estimate = wilson(int(right.sum()), len(right))
+                estimate = clustered_wilson(right, _relatives(images, foregrounds, all_named=False))
                 row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             row[f"{name}_n"] = len(right)
         rows.append(row)
@@ -290,16 +375,23 @@ def simulate_answers(
     return pd.concat(parts, ignore_index=True)
 
 
-def compare_rules(votes: pd.DataFrame, backgrounds: pd.Series, *, votes_needed: int) -> pd.DataFrame:
+def compare_rules(
+    votes: pd.DataFrame, backgrounds: pd.Series, foregrounds: pd.Series, *, votes_needed: int
+) -> pd.DataFrame:
     """Return what each rule would keep: object there, background as asked for, nothing unsafe.
 
     Args:
         votes: See the module.
         backgrounds: The background that was asked for, indexed by `image_id`.
+        foregrounds: The foreground that each image was made from, indexed likewise.
         votes_needed: See `Rule`.
 
     Returns:
-        `rule`, `measure` (object, background, safe, kept), `value`, `low`, `high`, `n` (pictures that were decided).
+        `rule`, `measure` (object, background, safe, kept), `value`, `low`, `high`, `n` (images that were decided).
+        Intervals are Wilson's, clustered by foreground.
+
+    Raises:
+        ValueError: If an image that was decided has no foreground.
     """
     rows = []
     for name in RULES:
@@ -312,8 +404,9 @@ def compare_rules(votes: pd.DataFrame, backgrounds: pd.Series, *, votes_needed: 
             "safe": found["unsafe"].eq(False),
         }
         shares["kept"] = shares["object"] & shares["background"] & shares["safe"]
+        groups = _relatives(found.index, foregrounds)
         rows += [
-            {"rule": name, "measure": measure} | vars(wilson(int(share.sum()), len(share)))
+            {"rule": name, "measure": measure} | vars(clustered_wilson(share.to_numpy(bool), groups))
             for measure, share in shares.items()
             if len(share)
         ]

@@ -1,11 +1,13 @@
 """The Wasserstein distance between pictures with their own labels and with other pictures' (D3S's penalty)."""
 
+import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from d3s_utils.perceptron import make_perceptron
+from d3s_utils.perceptron import HALVING, check_critic_width, halved_widths, make_perceptron
 from d3s_utils.randomness import derive_seed, torch_generator
 from d3s_utils.resumable import Resumable, check_sizes
 
@@ -17,7 +19,8 @@ class WassersteinDependence(Resumable):
 
     A label enters as a fixed random Gaussian vector, so that both kinds of pairs are points of one space, and the
     distance is the largest mean difference that a 1-Lipschitz critic can make between them. The critic is trained as
-    in WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028), and D3S lowers its estimate (arXiv:2211.10370).
+    in WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028), and D3S lowers its estimate (arXiv:2211.10370). How many
+    critic steps go before a step of the features is the caller's choice: five in D3S's paper, four in its code.
 
     The gradient penalty holds the critic's slope near one but not at it: at a distance W the estimate is about
     1 + W / (2 x `gradient_penalty_weight`) times W.
@@ -33,7 +36,7 @@ class WassersteinDependence(Resumable):
         label_count: int,
         seed: int,
         label_share: float = 0.2,
-        critic_width: int | None = None,
+        critic_width: int | Literal["halving"] = HALVING,
         gradient_penalty_weight: float = 10.0,
         learning_rate: float = 1e-3,
         device: str = "cpu",
@@ -44,9 +47,11 @@ class WassersteinDependence(Resumable):
             feature_width: Number of features of a picture.
             label_count: Number of different labels, at least 2.
             seed: Of the label vectors, the critic's first weights and its shuffles.
-            label_share: Width of a label's vector as a share of `feature_width` (D3S: 0.2), which is raised to
-                `LEAST_LABEL_WIDTH` where features are few.
-            critic_width: Width of the critic's first hidden layer; None is the width of its input, as in D3S.
+            label_share: Width of a label's vector as a share of `feature_width` (D3S: 0.2), rounded down (D3S: 359 of
+                1798), and raised to `LEAST_LABEL_WIDTH` where features are few.
+            critic_width: ``halving`` is the shape of D3S's code: the first hidden layer is half as wide as the input,
+                each next one half as wide as the last, down to 1 (2157, 1078, …, 2, 1: 3.1 million parameters). A
+                number is the width of the first hidden layer; then layers halve while they have 16 units or more.
             gradient_penalty_weight: Weight of the critic's gradient penalty (D3S: 10).
             learning_rate: Of the critic's Adam, whose betas are (0, 0.9).
 
@@ -54,11 +59,13 @@ class WassersteinDependence(Resumable):
             ValueError: If a width or a count is too small.
         """
         check_sizes(feature_width, label_count)
-        label_width = max(LEAST_LABEL_WIDTH, round(label_share * feature_width))
+        check_critic_width(critic_width)
+        # 1e-9: a share of 0.29 of 100 is 28.999999999999996 in floating point
+        label_width = max(LEAST_LABEL_WIDTH, math.floor(label_share * feature_width + 1e-9))
         vectors = torch.randn(label_count, label_width, generator=torch_generator(seed, "label vectors"))
         self.label_vectors = torch.nn.Embedding.from_pretrained(vectors, freeze=True).to(device)
         input_width = feature_width + label_width
-        self.critic = make_critic(input_width, hidden_width=critic_width or input_width, seed=seed).to(device)
+        self.critic = make_critic(input_width, hidden_width=critic_width, seed=seed).to(device)
         self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=learning_rate, betas=(0.0, 0.9))
         self.gradient_penalty_weight = gradient_penalty_weight
         self.generator = torch_generator(derive_seed(seed, "critic"), "shuffles")
@@ -94,12 +101,21 @@ class WassersteinDependence(Resumable):
         return self.critic(joint).mean() - self.critic(product).mean()
 
 
-def make_critic(input_width: int, *, hidden_width: int, seed: int, last_width: int = 16) -> torch.nn.Sequential:
-    """Return a perceptron (n, input_width) -> (n, 1) whose layers halve in width, with LeakyReLU 0.1 between."""
-    widths = [input_width, hidden_width]
-    while widths[-1] // 2 >= last_width:
-        widths.append(widths[-1] // 2)
-    return make_perceptron([*widths, 1], seed=seed, name="critic weights")
+def make_critic(
+    input_width: int, *, hidden_width: int | Literal["halving"], seed: int, last_width: int = 16
+) -> torch.nn.Sequential:
+    """Return a perceptron (n, input_width) -> (n, 1) whose layers halve in width, with LeakyReLU 0.1 between.
+
+    Args:
+        input_width: At least 2.
+        hidden_width: Of the first hidden layer, or ``halving``: half of the input's, and halves down to 1.
+        seed: Of the first weights.
+        last_width: The least width of a hidden layer after the first; none where layers halve from the input on.
+    """
+    if hidden_width == HALVING:
+        return make_perceptron(halved_widths(input_width), seed=seed, name="critic weights")
+    halves = [width for width in halved_widths(hidden_width)[1:] if width >= last_width]
+    return make_perceptron([input_width, hidden_width, *halves, 1], seed=seed, name="critic weights")
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], first: Tensor, second: Tensor, mixture: Tensor) -> Tensor:

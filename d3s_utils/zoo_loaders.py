@@ -27,6 +27,7 @@ from d3s_utils.classifiers import (
     sha256_of_tensors,
 )
 from d3s_utils.preprocessing import Preprocessing
+from d3s_utils.small_resnet import BUNDLED_FOLDER, NAME, SIDE, load_small_resnet
 
 CLASS_COUNT = 1000
 LAYOUTS = {  # width of DINO's head over the network's width -> what it reads, of the published heads
@@ -100,6 +101,29 @@ class LinearProbeNetwork(torch.nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(pictures))
+
+
+class SuperclassNetwork(torch.nn.Module):
+    """The project's own small network, of which only the superclasses are asked: (n, 3, 64, 64) -> logits (n, 9)."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images)[0]
+
+
+def load_superclass_network(source: str) -> LoadedNetwork:
+    """Return the project's own small network: the shipped one (``small_resnet``), or that of a folder.
+
+    Raises:
+        SmallResnetError: If the folder is not complete, or a file was changed.
+    """
+    folder = BUNDLED_FOLDER if source == NAME else Path(source).expanduser()
+    found = load_small_resnet(folder)
+    shaper = Preprocessing(size=(SIDE, SIDE), crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return LoadedNetwork(SuperclassNetwork(found.model), shaper, found.sha256)
 
 
 def load_timm(source: str, *, architecture: str = "", revision: str | None = None) -> LoadedNetwork:

@@ -8,7 +8,8 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from d3s_utils.evaluation import MEASURES
-from d3s_utils.foreground_bootstrap import known_scores, percentiles, resampled, sums_by_foreground, whole
+from d3s_utils.foreground_bootstrap import known_scores, resampled, sums_by_foreground, whole
+from d3s_utils.intervals import bootstrap_interval
 
 _SHRINK = 1.959963984540054**2  # z² of a 95 % interval: about two right and two wrong answers more
 
@@ -24,9 +25,9 @@ def effective_robustness(
 ) -> pd.DataFrame:
     """Return how much better each model is on shifted pictures than models of its accuracy on originals are.
 
-    A line is fitted by least squares to the models' logit-transformed accuracies. Before, each accuracy of n pictures
-    is pulled towards one half by z² = 3.84 more pictures, half of them right (Agresti & Coull), so that 0 and 1 have a
-    logit; the prediction is taken back in the same way.
+    A line is fitted by least squares to the models' logit-transformed accuracies, in which every foreground counts the
+    same. Before, each accuracy of n foregrounds is pulled towards one half by z² = 3.84 more, half of them right
+    (Agresti & Coull), so that 0 and 1 have a logit; the prediction is taken back in the same way.
 
     Args:
         accuracy: From `evaluation.accuracy_table`.
@@ -40,8 +41,8 @@ def effective_robustness(
     Returns:
         `model`, `original`, `shifted`, `predicted` (shifted accuracy on the line), `effective_robustness` (shifted -
         predicted), `low`, `high` (NaN without scores), `slope`, `intercept` (of the line, the same in each row),
-        `n_original`, `n_shifted` (pictures). From `predicted` to `intercept` all is NaN where fewer than 3 models, or
-        models of one original accuracy only, are there to fit a line to.
+        `n_original`, `n_shifted` (foregrounds). From `predicted` to `intercept` all is NaN where fewer than 3 models,
+        or models of one original accuracy only, are there to fit a line to.
 
     Raises:
         ValueError: If the measure is none, a model lacks one kind, the baseline names a model that is not there, or
@@ -51,8 +52,8 @@ def effective_robustness(
     """
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
-    rows = accuracy[accuracy["measure"] == measure]
-    wide = rows.pivot(index="model", columns="kind", values=["value", "n"]).sort_index()
+    rows = accuracy[(accuracy["measure"] == measure) & accuracy["kind"].isin(["original", "shifted"])]
+    wide = rows.pivot(index="model", columns="kind", values=["value", "foregrounds"]).sort_index()
     if wide.empty or wide.isna().any(axis=None) or set(rows["kind"]) != {"original", "shifted"}:
         raise ValueError(f"accuracy must have {measure} on original and shifted pictures of each model, got {len(rows)}"
                          " rows that lack some")  # fmt: skip
@@ -61,7 +62,7 @@ def effective_robustness(
     if strange:
         raise ValueError(f"baseline must name models of the table, got {strange[0]!r}")
     fitted = np.isin(models, list(models if baseline is None else baseline))
-    counts = wide["n"][["original", "shifted"]].to_numpy(float).T
+    counts = wide["foregrounds"][["original", "shifted"]].to_numpy(float).T
     right = wide["value"][["original", "shifted"]].to_numpy(float).T * counts
 
     def statistic(sums: np.ndarray) -> np.ndarray:
@@ -73,14 +74,17 @@ def effective_robustness(
     low = high = np.full(len(models), np.nan)
     if scores is not None:
         known = known_scores(scores, measure)
+        known = known[known["kind"].isin(["original", "shifted"])]
         if sorted(known["model"].unique()) != models:
             raise ValueError(f"scores must be of the models {', '.join(models)}, got others")
         place = (known["kind"] == "shifted").to_numpy(int) * len(models) + np.searchsorted(models, known["model"])
+        share = 1 / known.groupby(["model", "kind", "foreground_id"])["right"].transform("size")
         sums = sums_by_foreground(
             np.tile(known["foreground_id"].to_numpy(), 2), np.concatenate([place, 2 * len(models) + place]),
-            np.concatenate([known["right"], np.ones(len(known))]), width=4 * len(models),
+            np.concatenate([known["right"] * share, share]), width=4 * len(models),
         )  # fmt: skip
-        low, high = percentiles(residual, resampled(sums, statistic, seed=seed, name="scores", samples=samples))
+        draws = resampled(sums, statistic, seed=seed, name="scores", samples=samples)
+        low, high = bootstrap_interval(residual, draws, groups=sums.shape[0])
     return pd.DataFrame(
         {"model": models, "original": wide["value"]["original"].to_numpy(float), "shifted": shifted,
          "predicted": predicted, "effective_robustness": residual, "low": low, "high": high, "slope": slope.item(),
@@ -96,7 +100,7 @@ def predicted_accuracy(
     Args:
         original: In [0, 1], any shape.
         slope, intercept: Of the line, in logits.
-        n_original, n_shifted: Pictures that the two accuracies come from.
+        n_original, n_shifted: Foregrounds that the two accuracies come from.
 
     Returns:
         In [0, 1], the shape of `original`.
@@ -157,7 +161,7 @@ def error_consistency(
 
     kappa, observed, expected = whole(sums, statistic).reshape(3, -1)
     draws = resampled(sums, statistic, seed=seed, name="scores", samples=samples)[:, : len(pairs)]
-    low, high = percentiles(kappa, draws)
+    low, high = bootstrap_interval(kappa, draws, groups=sums.shape[0])
     names = np.asarray(right.columns)
     found = (names[first], names[second], kappa, low, high, observed, expected, len(right))
     return pd.DataFrame(dict(zip(columns, found, strict=True)))
@@ -171,7 +175,7 @@ def _residuals(sums: np.ndarray, fitted: np.ndarray):
     """Return residuals and predictions (samples, models), slopes and intercepts (samples, 1).
 
     Args:
-        sums: Right answers and pictures, on originals and on shifted ones, shape (samples, 2, 2, models).
+        sums: Right answers and foregrounds, on originals and on shifted ones, shape (samples, 2, 2, models).
         fitted: Whether a model is fitted to, shape (models,).
     """
     x, y = np.moveaxis(_shrunk_logit(sums[:, 0], sums[:, 1]), 1, 0)

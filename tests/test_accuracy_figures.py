@@ -64,9 +64,9 @@ def test_drops_and_shares_and_thresholds_are_labelled(ax):
     draw_shares(shares, ax, groups="background", title="found", label="pictures (%)", chance=0.1)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["snow", "cave"]
     ax.clear()
-    curve = pd.DataFrame({"threshold": [0.0, 1.0], "strict": [1.0, 0.0], "used": [1.0, 0.4]})
+    curve = pd.DataFrame({"threshold": [0.0, 1.0], "value": [1.0, 0.0]})
     draw_thresholds(curve, ax, chosen=0.5, title="falls")
-    assert len(ax.get_legend().get_texts()) == 3
+    assert len(ax.get_legend().get_texts()) == 2
 
 
 def test_estimates_keep_their_unit_and_their_intervals(ax):

@@ -162,7 +162,7 @@ def evaluated(run_folder: Path) -> pd.DataFrame:
     assert all((run_folder / file).is_file() for file in pictures["file"])
     logits = numpy_generator(0, "logits").normal(size=(len(pictures), 1000)).astype(np.float32)
     scores = paired_scores(score_logits(pictures, logits).assign(model="tiny"))
-    drops = drop_table(scores, seed=0, samples=20)
+    drops = drop_table(scores, seed=0)
     assert "tiny/top1_drop" in evaluation_metrics(accuracy_table(scores), drops)
     assert len(cell_table(scores, ["model", "background"]))
     return scores

@@ -61,6 +61,13 @@ def test_options_reach_the_method_that_they_concern():
         assert dependence.optimizer.param_groups[0]["lr"] == 0.02
 
 
+def test_without_a_width_each_method_takes_its_own():
+    sizes = {"feature_width": 50, "label_count": 3, "seed": 0}
+    assert make_dependence("wasserstein", **sizes).critic[0].weight.shape == (30, 60), "half of 50 + 10, as in D3S"
+    assert make_dependence("mine", **sizes).network[0].out_features == 50
+    assert make_dependence("mine", critic_width="halving", **sizes).network[0].out_features == 25
+
+
 def test_unknown_method_and_unknown_option_are_named():
     with pytest.raises(ValueError, match=r"method must be one of none, adversarial, .*, got 'cca'"):
         make_dependence("cca", feature_width=2, label_count=2, seed=0)

@@ -22,8 +22,8 @@ from d3s_utils.evaluation import (
     read_pictures,
 )
 from d3s_utils.one_pass import score_logits
-from d3s_utils.robustness_measures import leaderboard
-from d3s_utils.taxonomy import IN9, IN9_OF_INDEX, imagenet_class
+from d3s_utils.robustness_measures import drop_tests, leaderboard
+from d3s_utils.taxonomy import IN9, IN9_OF_INDEX, imagenet_class, label_name
 
 LION, TIGER, TENCH = (imagenet_class(name).index for name in ("lion", "tiger", "tench"))
 
@@ -56,6 +56,26 @@ def test_a_lion_called_a_tiger_is_a_carnivore():
     assert row["probability"] == pytest.approx(np.exp(3) / (np.exp(5) + np.exp(3) + 998))
 
 
+def test_a_network_of_nine_classes_is_right_where_it_names_the_superclass():
+    carnivore, fish = IN9.index("carnivore"), IN9.index("fish")
+    table = pd.DataFrame({
+        "imagenet_index": [LION, TENCH, imagenet_class("banana").index, -1], "in9": ["carnivore", "fish", "", "fish"]
+    })  # fmt: skip
+    logits = np.zeros((4, 9))
+    logits[:, carnivore] = 2
+    scores = score_logits(table, logits)
+    assert scores["prediction"].tolist() == [1000 + carnivore] * 4
+    assert scores["top1"].tolist()[:2] == scores["in9_right"].tolist()[:2] == [1, 0]
+    assert np.isnan(scores["top1"][2]), "a banana has no superclass"
+    assert scores["top1"][3] == 0, "the superclass is known though the class is not"
+    assert scores["top5"].isna().all()
+    assert scores["probability"][:2].tolist() == pytest.approx([np.exp(2) / (np.exp(2) + 8), 1 / (np.exp(2) + 8)])
+    assert np.isnan(scores["probability"][2])
+    assert label_name(scores["prediction"][0]) == "carnivore"
+    assert scores["prediction_2"][0] == 1000 + min(set(range(9)) - {carnivore})
+    assert fish != carnivore
+
+
 def pictures_table():
     """Three foregrounds, two shifted pictures each; of `c` none was kept."""
     rows = [{"foreground_id": f, "kind": "original", "background": "", "keep": True} for f in "abc"]
@@ -66,6 +86,7 @@ def pictures_table():
     ]
     table = pd.DataFrame(rows)
     table["picture_id"] = table["foreground_id"] + table["background"]
+    table["image_id"] = table["picture_id"].where(table["kind"] == "shifted", "")
     return table.assign(class_name="lion", imagenet_index=LION, in9="carnivore", file="")
 
 
@@ -99,15 +120,40 @@ def test_accuracies_and_drops_by_hand(scores):
     assert accuracy.loc[("sometimes", "top1", "original"), "value"] == 1.0
     assert accuracy.loc[("sometimes", "top1", "shifted"), "value"] == pytest.approx(1 / 4)
     assert accuracy.loc[("sometimes", "top1", "shifted"), "n"] == 4
-    drops = drop_table(paired, seed=0, samples=500).set_index(["model", "measure"])
+    drops = drop_table(paired, seed=0).set_index(["model", "measure"])
     drop = drops.loc[("sometimes", "top1")]
-    assert (drop["value"], drop["low"], drop["high"], drop["n"]) == pytest.approx((0.75, 0.5, 1.0, 2))
-    assert drops.loc[("always", "in9"), ["value", "low", "high"]].tolist() == [0, 0, 0]
+    assert (drop["value"], drop["n"], drop["p_value"]) == pytest.approx((0.75, 2, 0.5)), "two pairs prove nothing"
+    assert drop["low"] < 0
+    assert drop["high"] == 1
+    never = drops.loc[("always", "in9")]
+    assert (never["value"], never["p_value"]) == (0, 1)
+    assert never["low"] < 0 < never["high"]
+
+
+def test_every_foreground_counts_the_same_however_many_of_its_pictures_were_kept():
+    """Twenty easy objects of which nine were kept, twenty hard ones of which one was; nothing changed."""
+    rows = []
+    for number in range(40):
+        right, kept = (1.0, 9) if number < 20 else (0.0, 1)
+        row = {"model": "m", "foreground_id": f"f{number}", "class_name": "c", "in9": "dog", "keep": True}
+        row |= dict.fromkeys(["top1", "top5", "in9_right"], right)
+        rows.append(row | {"picture_id": f"f{number}", "kind": "original", "background": ""})
+        rows += [row | {"picture_id": f"f{number}-{i}", "kind": "shifted", "background": f"b{i}"} for i in range(kept)]
+    paired = paired_scores(pd.DataFrame(rows))
+    drop = drop_table(paired, seed=0).set_index("measure").loc["top1"]
+    assert (drop["value"], drop["p_value"]) == (0, 1)
+    assert drop["low"] < 0 < drop["high"]
+    accuracy = accuracy_table(paired).query("measure == 'top1'").set_index("kind")["value"]
+    assert accuracy.tolist() == pytest.approx([0.5, 0.5])
+    tests = drop_tests(paired, seed=0).iloc[0]
+    assert tests[["drop", "p_value", "p_sign_flip", "p_mcnemar", "p_holm", "relative"]].tolist() == [0, 1, 1, 1, 1, 1]
+    board = leaderboard(paired, groups={"m": "cnn"}, seed=0, samples=50).iloc[0]
+    assert (board["top1_original"], board["top1_shifted"]) == pytest.approx((0.5, 0.5))
 
 
 def test_the_drop_is_the_difference_of_the_two_accuracies(scores):
     paired = paired_scores(scores, validated_only=False)
-    metrics = evaluation_metrics(accuracy_table(paired), drop_table(paired, seed=0, samples=100))
+    metrics = evaluation_metrics(accuracy_table(paired), drop_table(paired, seed=0))
     for measure in ("top1", "top5", "in9"):
         original, shifted, drop = (
             metrics[f"sometimes/{measure}_{kind}"].value for kind in ("original", "shifted", "drop")
@@ -127,7 +173,7 @@ def test_classes_without_a_superclass_count_for_top1_only():
     pictures = pictures_table().assign(in9="", imagenet_index=imagenet_class("banana").index)
     scores = scores_of(pictures, model=[1] * 9)
     assert set(accuracy_table(scores)["measure"]) == {"top1", "top5"}
-    assert set(drop_table(paired_scores(scores), seed=0, samples=100)["measure"]) == {"top1", "top5"}
+    assert set(drop_table(paired_scores(scores), seed=0)["measure"]) == {"top1", "top5"}
 
 
 def test_photo_accuracy_by_hand():
@@ -193,7 +239,7 @@ def test_corruptions_of_one_photo_are_relatives():
 
 def test_models_of_one_last_name_keep_their_numbers_apart(scores):
     paired = paired_scores(scores).replace({"model": {"always": "ViT-B-32/openai", "sometimes": "ViT-L-14/openai"}})
-    metrics = evaluation_metrics(accuracy_table(paired), drop_table(paired, seed=0, samples=100))
+    metrics = evaluation_metrics(accuracy_table(paired), drop_table(paired, seed=0))
     assert metrics["ViT-B-32_openai/top1_shifted"].value == 1.0
     assert metrics["ViT-L-14_openai/top1_shifted"].value == 0.25
     assert metric_prefixes(["a/x", "b/y"]) == {"a/x": "x", "b/y": "y"}
@@ -214,10 +260,49 @@ def test_metric_prefixes_are_names(model, prefix):
 
 
 def test_rows_must_fit():
-    with pytest.raises(ValueError, match=r"logits must have shape \(9, 1000\), got \(2, 1000\)"):
+    with pytest.raises(ValueError, match=r"logits must have shape \(9, 1000\), or 9 columns, got \(2, 1000\)"):
         score_logits(pictures_table(), logits_for([1, 1]))
     with pytest.raises(ValueError, match="measure must be one of"):
         cell_table(pictures_table(), ["model"], measure="top3")
+
+
+def test_the_pictures_of_a_run_are_four_kinds_of_each_image(tmp_path):
+    shared = {"class_name": "lion", "imagenet_index": LION, "in9": "carnivore"}
+    plain = pd.DataFrame(
+        [
+            shared | {"foreground_id": f, "split": s, "file": f"{f}.png"}
+            for f, s in zip("ab", ("train", "val"), strict=True)
+        ]
+    )
+    images = pd.DataFrame([
+        shared | {"image_id": f"{f}-{b}", "foreground_id": f, "split": s, "background": b, "template_id": f"{b}0",
+                  "file": f"{f}{b}.png", "guide_file": f"{f}{b}g.png", "keep": keep}
+        for f, s, b, keep in [("a", "train", "snow", True), ("b", "val", "snow", True), ("b", "val", "cave", False)]
+    ])  # fmt: skip
+    for stem, name, table in (("01_compositing", "foregrounds", plain), ("03_validation", "validated", images)):
+        (tmp_path / stem).mkdir()
+        table.to_parquet(tmp_path / stem / f"{name}.parquet")
+    pictures = read_pictures(tmp_path)
+    assert pictures["kind"].value_counts().to_dict() == {"original": 2, "shifted": 3, "guide": 2}, "without twins"
+    assert pictures["picture_id"].is_unique
+    assert read_pictures(tmp_path, split="val")["foreground_id"].unique().tolist() == ["b"]
+    twins = images.assign(
+        placed_file=["p", "q", "r"], placed_repainted_file=["s", "t", "u"],
+        placed_foreground_agrees=pd.array([True, False, True], "boolean"),
+    )  # fmt: skip
+    twins.to_parquet(tmp_path / "03_validation" / "validated.parquet")
+    pictures = read_pictures(tmp_path)
+    assert pictures.groupby("kind").size().to_dict() == {
+        "original": 2, "placed": 1, "guide": 1, "placed_repainted": 3, "shifted": 3
+    }  # fmt: skip
+    kept = pictures[pictures["keep"]]
+    assert set(kept["image_id"]) == {"", "a-snow"}, "both sides of a pair meet the judge"
+    assert kept.loc[kept["kind"] != "original", "file"].tolist() == ["p", "s", "asnowg.png", "asnow.png"]
+    assert set(pictures.loc[pictures["kind"].isin(["guide", "shifted"]), "template_id"]) == {"snow0", "cave0"}
+    assert set(pictures.loc[pictures["kind"].str.startswith("placed"), "template_id"]) == {""}
+    without = twins.assign(placed_foreground_agrees=pd.array([True, None, None], "boolean"))
+    without.to_parquet(tmp_path / "03_validation" / "validated.parquet")
+    assert read_pictures(tmp_path).query("kind == 'shifted'")["keep"].tolist() == [True, False, False]
 
 
 def test_missing_or_empty_inputs_say_what_to_do(tmp_path):

@@ -57,23 +57,23 @@ def test_a_model_that_sees_the_bright_square_looks_at_it(table, model, tmp_path)
     maps = saliency_maps(model, table, root=tmp_path, batch_size=1)
     assert maps.shape == (2, 32, 32)
     assert maps[0, 10:22, 2:14].min() > 5 * maps[0, :, 22:].max()
-    found, _ = measure_focus([model], table.iloc[:1], root=tmp_path, seed=0, samples=50)
+    found, _ = measure_focus([model], table.iloc[:1], root=tmp_path)
     on = found.iloc[0]
     assert on["n"] == 1
     assert 3 < on["value"] <= 4, "a square of a quarter of the picture holds nearly all"
-    off = measure_focus([model], table.iloc[1:], root=tmp_path, seed=0, samples=50)[0].iloc[0]
+    off = measure_focus([model], table.iloc[1:], root=tmp_path)[0].iloc[0]
     assert off["value"] < 0.5
 
 
 def test_a_model_without_feature_maps_gets_a_reason(table, model, tmp_path):
-    found, maps = measure_focus([*make_tiny_zoo(32), model], table, root=tmp_path, seed=0, samples=50)
+    found, maps = measure_focus([*make_tiny_zoo(32), model], table, root=tmp_path)
     assert found["reason"].map(bool).tolist() == [True, False]
     assert np.isnan(found["value"][0])
     assert list(maps) == ["bright"]
 
 
 def test_without_pictures_there_is_nothing(table, model, tmp_path):
-    found, maps = measure_focus([model], table.iloc[:0], root=tmp_path, seed=0, samples=50)
+    found, maps = measure_focus([model], table.iloc[:0], root=tmp_path)
     assert found.empty
     assert list(found.columns) == ["model", "value", "low", "high", "n", "reason"]
     assert maps == {}

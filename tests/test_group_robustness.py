@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
+from d3s_utils import group_robustness
 from d3s_utils.group_robustness import METHODS, train_head
 from d3s_utils.group_samples import balanced_subset, held_out_part, make_sample
 from d3s_utils.softmax_regression import Compact, early_stopped, group_losses, minimise, predicted
@@ -21,7 +23,8 @@ def biased(count, minority, seed=0):
     return features, labels, 2 * labels + attribute
 
 
-TRAIN, TEST, BALANCED = biased(200, 10), biased(2000, 1000, seed=1), biased(120, 60, seed=2)
+TRAIN, TEST = biased(200, 10), biased(2000, 1000, seed=1)
+BALANCED = (*biased(120, 60, seed=2), np.arange(120))
 
 
 def standardised(features):
@@ -58,30 +61,92 @@ def test_robust_methods_help_the_worst_group(method):
     assert worst_group(trained(method, **options)) > worst_group(trained("erm")) + 0.2
 
 
-def test_each_step_of_group_dro_is_the_exponential_of_the_losses():
-    head = trained("group_dro", penalties=[0.1], dro_rate=0.7, dro_steps=3)
+def losses_of(head, data=TRAIN):
+    """Losses by group of a head on its training pictures, and its penalty: half of the squared standardised weights."""
+    features, labels, groups = data
+    scores = head.scores(features)
+    own = np.log(np.exp(scores).sum(1)) - scores[np.arange(len(labels)), labels]
+    weight = head.weight * np.where(features.std(0) > 0, features.std(0), 1)
+    return np.array([own[groups == group].mean() for group in np.unique(groups)]), np.square(weight).sum() / 2
+
+
+def least_worst_loss(features, labels, groups, penalty):
+    """The oracle: min t + penalty / 2 |W|^2 where every group's loss is at most t, by SLSQP."""
+    x, width = standardised(features), features.shape[1]
+
+    def group_losses_of(flat):
+        scores = x @ flat[: 2 * width].reshape(2, width).T + flat[2 * width : -1]
+        own = np.log(np.exp(scores).sum(1)) - scores[np.arange(len(labels)), labels]
+        return np.array([own[groups == group].mean() for group in np.unique(groups)])
+
+    found = minimize(
+        lambda flat: flat[-1] + penalty / 2 * np.square(flat[: 2 * width]).sum(), np.append(np.zeros(2 * width + 2), 1.0),
+        constraints={"type": "ineq", "fun": lambda flat: flat[-1] - group_losses_of(flat)}, method="SLSQP",
+        options={"maxiter": 1000, "ftol": 1e-12},
+    )  # fmt: skip
+    assert found.success
+    return found.x[-1], found.fun
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.1, 0.01])
+def test_group_dro_ends_at_the_least_worst_loss(penalty):
+    worst, objective = least_worst_loss(*TRAIN, penalty)
+    head = trained("group_dro", penalties=[penalty], dro_gap=0.001)
+    losses, squares = losses_of(head)
+    assert head.gap <= 0.001
+    assert losses.max() + penalty * squares == pytest.approx(objective, rel=0.0011)
+    assert losses.max() + penalty * squares >= objective * (1 - 1e-6)
+    assert losses.max() == pytest.approx(worst, rel=0.02)
+    balanced, squares = losses_of(trained("group_balanced", penalties=[penalty]))
+    assert balanced.max() + penalty * squares > 1.05 * objective, "group balancing is not there yet"
+
+
+def test_the_gap_is_that_between_the_worst_group_and_the_dual():
+    """Nothing but the biases can learn. Group 0 is all label 0, group 1 a quarter: both lose log 2 at even odds."""
+    labels, groups = np.array([0] * 4 + [0, 1, 1, 1]), np.repeat([0, 1], 4)
+    data = (np.zeros((8, 2)), labels, groups)
+    balanced = train_head("group_dro", *data, seed=0, penalties=[1.0], dro_steps=0)
+    odds = (1 + 1 / 4) / 2  # the share of label 0, groups counting the same
+    each = [-np.log(odds), -np.log(odds) / 4 - 3 * np.log(1 - odds) / 4]
+    assert losses_of(balanced, data)[0] == pytest.approx(each, abs=1e-4)
+    assert balanced.gap == pytest.approx((each[1] - np.mean(each)) / each[1], abs=1e-4)
+    for gap in (0.1, 0.01, 0.001):
+        head = train_head("group_dro", *data, seed=0, penalties=[1.0], dro_gap=gap)
+        assert 0 <= head.gap <= gap
+        assert np.log(2) * (1 - 1e-6) <= losses_of(head, data)[0].max() <= np.log(2) / (1 - gap) + 1e-6
+
+
+def test_more_steps_do_not_lower_the_worst_loss_further():
+    penalised = []
+    for steps in (0, 1, 5, 20, 60):
+        losses, squares = losses_of(trained("group_dro", penalties=[0.1], dro_gap=1e-4, dro_steps=steps))
+        penalised.append(losses.max() + 0.1 * squares)
+    assert np.all(np.diff(penalised) <= 1e-9)
+    assert penalised[0] > 1.05 * penalised[-1]
+    assert penalised[3] == pytest.approx(penalised[4], rel=1e-4)
+
+
+def test_each_step_of_group_dro_is_the_exponential_of_the_losses_that_it_leads_to():
+    head = trained("group_dro", penalties=[0.1], dro_rate=7.0, dro_steps=1, dro_gap=0.0)
     sample = make_sample("", standardised(TRAIN[0]), *TRAIN[1:], None)
-    uniform = sample.spread(np.full(4, 0.25))
-    first = minimise(sample.features, sample.onehot, uniform, 0.1, tolerance=1e-9)
-    q = np.exp(0.7 * group_losses(sample.features, sample.onehot, first, sample.group))
-    assert head.weight_path.shape == (4, 4)
-    assert head.weight_path[0] == pytest.approx([0.25] * 4)
-    assert head.weight_path[1] == pytest.approx(q / q.sum(), abs=1e-3)
-    assert head.weight_path.sum(1) == pytest.approx(np.ones(4))
+    uniform = np.full(4, 0.25)
+    start = minimise(sample.features, sample.onehot, sample.spread(uniform), 0.1, tolerance=1e-9)
+    objective = group_losses(sample.features, sample.onehot, start, sample.group).mean()
+    objective += 0.05 * np.square(start[:, :-1]).sum()
+    there = minimise(sample.features, sample.onehot, sample.spread(head.weight_path[1]), 0.1, tolerance=1e-9)
+    q = np.exp(7.0 / objective * group_losses(sample.features, sample.onehot, there, sample.group))
+    assert head.weight_path.shape == (2, 4)
+    assert head.weight_path[0] == pytest.approx(uniform)
+    assert head.weight_path[1] == pytest.approx(q / q.sum(), abs=1e-4)
 
 
-def test_group_dro_levels_the_groups_losses_and_without_a_rate_it_is_group_balanced():
-    x, labels, groups = standardised(TRAIN[0]), TRAIN[1], TRAIN[2]
-
-    def spread(head):
-        weight = head.weight * TRAIN[0].std(0)
-        stacked = np.column_stack([weight, head.bias + head.weight @ TRAIN[0].mean(0)])
-        return np.ptp(group_losses(x, np.eye(2)[labels], stacked, groups))
-
+@pytest.mark.parametrize("nothing", [{"dro_rate": 0}, {"dro_steps": 0}])
+def test_group_dro_without_a_rate_or_a_step_is_group_balanced(nothing):
+    still = trained("group_dro", penalties=[0.01], **nothing)
     balanced = trained("group_balanced", penalties=[0.01])
-    assert spread(trained("group_dro", penalties=[0.01], dro_steps=60)) < 0.5 * spread(balanced)
-    still = trained("group_dro", penalties=[0.01], dro_rate=0, dro_steps=2)
-    assert np.allclose(still.scores(x), balanced.scores(x), atol=1e-2)
+    assert np.allclose(still.scores(TEST[0]), balanced.scores(TEST[0]), atol=1e-2)
+    assert np.isnan(balanced.gap)
+    assert still.gap > 0.05
 
 
 def test_jtt_upweights_what_the_first_head_gets_wrong():
@@ -123,6 +188,63 @@ def test_whole_foregrounds_of_every_label_are_held_out():
         assert len(set(sample.foreground[held & (sample.label == label)])) == 3
 
 
+def crossed(objects, backgrounds, noise, seed=0):
+    """Objects of two classes before each background: what tells them apart is dim, what each looks like is loud."""
+    random = np.random.default_rng(seed)
+    classes = np.arange(objects) % 2
+    looks = random.normal(size=(objects, 40))
+    features = np.repeat(looks, backgrounds, axis=0) + noise * random.normal(size=(objects * backgrounds, 40))
+    labels, scene = np.repeat(classes, backgrounds), np.tile(np.arange(backgrounds), objects)
+    features[:, 0] += 1.5 * (2 * labels - 1)
+    return features, labels, labels * backgrounds + scene, np.repeat(np.arange(objects), backgrounds)
+
+
+def test_no_object_is_held_out_and_learned_from_and_every_group_is_on_both_sides():
+    sample = make_sample("", *crossed(20, 5, 0.1))
+    held = held_out_part(sample, share=0.25, seed=0, within="group")
+    assert not set(sample.foreground[held]) & set(sample.foreground[~held])
+    per_group = np.bincount(sample.group[held]), np.bincount(sample.group[~held])
+    assert per_group[0].tolist() == [2] * 10, "round(0.25 x 10) objects of each group"
+    assert per_group[1].tolist() == [8] * 10
+
+
+def test_a_group_keeps_an_object_where_few_were_kept():
+    rows = np.array([(f, g) for f in range(12) for g in range(6) if (f + g) % 3 == 0 or g == 0] + [(12, 6)])
+    labels = np.where(rows[:, 1] < 3, 0, 1)
+    sample = make_sample("", np.random.default_rng(0).normal(size=(len(rows), 2)), labels, rows[:, 1], rows[:, 0])
+    for seed in range(20):
+        held = held_out_part(sample, share=0.4, seed=seed, within="group")
+        assert held.any()
+        assert set(sample.group[~held]) == set(range(7)), "no group is held out as a whole"
+        assert not set(sample.foreground[held]) & set(sample.foreground[~held])
+
+
+def test_dfr_judges_its_penalty_on_objects_that_it_did_not_learn_from(monkeypatch):
+    seen = []
+    score = group_robustness._score
+    learner = group_robustness._learner
+    monkeypatch.setattr(group_robustness, "_score", lambda s, h, **o: (seen.append(s), score(s, h, **o))[1])
+    monkeypatch.setattr(group_robustness, "_learner", lambda m, s, o: (seen.append(s), learner(m, s, o))[1])
+    data = crossed(24, 5, 0.1)
+    train_head("dfr", *data[:2], None, seed=0, balanced=data)
+    learned, judged = set(seen[0].foreground), set(seen[1].foreground)
+    assert len(judged) == 6
+    assert not learned & judged
+    assert learned | judged == set(range(24))
+
+
+def test_dfr_takes_the_penalty_that_is_best_for_new_objects():
+    """A head that remembers what objects look like reads others of their pictures, and no other object."""
+    penalties, chosen, wanted = (1e-4, 1.0), [], []
+    for seed in range(8):
+        data, new = crossed(24, 5, 0.05, seed=seed), crossed(400, 5, 0.05, seed=100 + seed)
+        chosen.append(train_head("dfr", *data[:2], None, seed=0, balanced=data, penalties=penalties).penalty)
+        heads = [train_head("dfr", *data[:2], None, seed=0, balanced=data, penalties=[p]) for p in penalties]
+        wanted.append(penalties[int(np.argmax([(head.predict(new[0]) == new[1]).mean() for head in heads]))])
+    assert np.mean(np.array(wanted) == 1.0) == 1
+    assert np.mean(np.array(chosen) == 1.0) >= 0.75
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_order_of_pictures_does_not_matter(method):
     order = np.random.default_rng(3).permutation(200)
@@ -148,11 +270,13 @@ def test_a_constant_feature_is_harmless():
         ({"upweights": [0.5]}, "upweights must be numbers of at least 1"),
         ({"held_out_share": 1.0}, "held_out_share must be between 0 and 1"),
         ({"dro_rate": -1}, "dro_rate must be at least 0"),
+        ({"dro_gap": -0.1}, "dro_gap must be at least 0"),
         ({"first_steps": 0}, "first_steps must be at least 1"),
         ({"method": "group_dro", "groups": None}, "groups must be given for group_dro"),
-        ({"method": "dfr"}, "balanced must hold the features, classes and groups"),
+        ({"method": "dfr"}, "balanced must hold the features, classes, groups and foregrounds"),
+        ({"method": "dfr", "balanced": BALANCED[:3]}, "balanced must hold the features, classes, groups and foreg"),
         ({"method": "dfr", "balanced": (BALANCED[0][:, :2], *BALANCED[1:])}, "balanced features must be 3 wide"),
-        ({"method": "dfr", "balanced": (BALANCED[0], BALANCED[1] + 1, BALANCED[2])}, "must hold the classes"),
+        ({"method": "dfr", "balanced": (BALANCED[0], BALANCED[1] + 1, *BALANCED[2:])}, "must hold the classes"),
         ({"features": np.full((200, 3), np.nan)}, "features must be finite, got 200 rows"),
         ({"features": np.zeros((5, 3))}, "classes must have one value for each of 5 rows"),
         ({"classes": np.zeros(200)}, "classes must hold at least 2 labels"),

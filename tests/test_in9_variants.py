@@ -26,6 +26,7 @@ from d3s_utils.in9_variants import (
     only_fg,
     paste,
     render_variant,
+    usable_box,
     variant_files,
     write_variants,
 )
@@ -154,6 +155,21 @@ def test_no_soft_edge_is_left_outside_the_box():
     assert object_box(mask) == (2, 1, 4, 4)
     assert object_box(mask.T) == (1, 2, 4, 4)
     assert only_bg_b(coloured(SIX), mask)[1, 2:4].max() == 0
+
+
+def test_a_usable_box_leaves_some_background():
+    mask = square_mask(2, 2, 4, 4)
+    assert usable_box(mask) == (2, 2, 4, 4)
+    assert usable_box(mask, box=(1, 3, 3, 5)) == object_box(mask, box=(1, 3, 3, 5))
+    assert usable_box(mask, box=(0, 0, 6, 5)) == (0, 0, 6, 5), "30 of 36 pixels are 83 %"
+    with pytest.raises(VariantError, match=r"at most 80% of n1, got 83\.3%"):
+        usable_box(mask, box=(0, 0, 6, 5), largest_box=0.8, name="n1")
+    with pytest.raises(VariantError, match="must leave some background"):
+        usable_box(mask, box=(0, 0, 6, 6))
+    with pytest.raises(VariantError, match="is empty"):
+        usable_box(np.zeros((6, 6), np.uint8))
+    with pytest.raises(ValueError, match=r"largest_box must be in \(0, 1\], got 0"):
+        usable_box(mask, largest_box=0)
 
 
 def test_an_annotated_box_is_covered_with_the_mask():

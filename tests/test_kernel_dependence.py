@@ -5,6 +5,7 @@ from itertools import permutations
 import pytest
 import torch
 
+from d3s_utils import kernel_dependence
 from d3s_utils.kernel_dependence import (
     DistanceCovarianceDependence,
     HsicDependence,
@@ -51,6 +52,19 @@ def test_estimate_has_no_bias_for_independent_labels(dependence):
 def test_estimate_is_one_where_pictures_of_a_label_coincide(dependence):
     labels = torch.arange(12) % 3
     assert dependence.penalty(torch.eye(3, dtype=torch.float64)[labels], labels).item() == pytest.approx(1, abs=1e-12)
+
+
+@BOTH
+def test_estimates_are_those_of_the_function_that_notebook_05_prints(dependence, monkeypatch):
+    monkeypatch.setattr(kernel_dependence, "unbiased_correlation", lambda first, second: 7 + 0 * first.sum())
+    assert dependence.penalty(*_labelled()).item() == 7
+    assert dependence.fit_step(*_labelled()) == 7
+
+
+def test_estimates_may_be_negative():
+    """Pictures of one label that lie apart from each other and near those of the other label."""
+    features = torch.tensor([[0.0], [5.0], [0.1], [5.1]], dtype=torch.float64)
+    assert HsicDependence().penalty(features, torch.tensor([0, 0, 1, 1])).item() < -0.3
 
 
 @BOTH

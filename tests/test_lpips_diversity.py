@@ -173,7 +173,7 @@ def test_the_mean_is_that_of_all_pairs_within_the_class():
     ]
     assert (table["low"] <= table["value"]).all()
     assert (table["high"] >= table["value"]).all()
-    overall = overall_diversity(table, seed=0)
+    overall = overall_diversity(table)
     assert (overall.value, overall.n) == (pytest.approx(22 / 3), 2)
 
 

@@ -23,6 +23,7 @@ from d3s_utils.manifest import (
     read_rows,
     recover,
     set_aside,
+    with_twins,
     write_rows,
 )
 from d3s_utils.row_appender import RowAppender
@@ -234,3 +235,15 @@ def test_a_shard_is_gathered_even_after_a_kill_in_the_middle(images, tmp_path):
     put(shard, request_of("f", strength=0.9))
     with pytest.raises(OtherRunError, match="strength"):
         merge_shard(images, shard, {**requests, "f": request_of("f")})
+
+
+def test_images_find_their_twins(tmp_path):
+    table = pd.DataFrame({"image_id": ["a", "b"], "placed_file": ["planned", "planned"]})
+    pd.testing.assert_frame_equal(with_twins(table, tmp_path), table)
+    images = tmp_path / "02_diffusion_generation" / "placed"
+    put(images, request_of("a") | {"guide_file": "01_compositing/placed/a.png"})
+    found = with_twins(table, tmp_path)
+    assert found["placed_file"].tolist()[0] == "01_compositing/placed/a.png"
+    assert found["placed_repainted_file"].tolist()[0] == "02_diffusion_generation/placed/train/a.png"
+    assert found["placed_repainted_sha256"].str.len().tolist()[0] == 64
+    assert found.loc[1, ["placed_file", "placed_repainted_file"]].isna().all(), "b has none"

@@ -43,11 +43,35 @@ def test_numpy_numbers_become_plain():
         ((0.5, 0, 1, 2.5), "n must be a positive integer, got 2.5"),
         (("0.5", 0, 1, 5), "value must be a finite number, got '0.5'"),
         ((True, 0, 1, 5), "value must be a finite number, got True"),
+        ((0.5, 0, None, 5), "low and high must both be numbers or both be missing, got 0.0 and nan"),
     ],
 )
 def test_an_estimate_is_a_number_in_its_interval(parts, message):
     with pytest.raises(ValueError, match=message):
         Estimate(*parts)
+
+
+def test_too_few_observations_give_no_interval(tmp_path):
+    lonely = Estimate(0.25, float("nan"), None, 1)
+    assert not lonely.has_interval
+    assert lonely.words("points") == "25.0 points (too few for an interval: n = 1)"
+    path = write(tmp_path, metrics={"share": lonely})
+    assert '"low": null' in path.read_text()
+    assert read_metrics(path)["metrics"]["share"].record() == {"value": 0.25, "low": None, "high": None, "n": 1}
+
+
+def test_an_estimate_reads_as_a_sentence_needs_it():
+    assert Estimate(0.055, -0.061, 0.1832, 50).words("points") == "5.5 points [-6.1, 18.3]"
+    assert Estimate(0.12345, 0.1, 0.2, 5).words(digits=2) == "0.12 [0.10, 0.20]"
+    assert Estimate(-0.0001, -0.01, 0.01, 5).words("%") == "0.0 % [-1.0, 1.0]", "no minus before zero"
+
+
+def test_the_plain_answer_and_its_chart_are_kept(tmp_path):
+    (tmp_path / "drops.png").write_bytes(b"")
+    record = read_metrics(write(tmp_path, plain=" It falls by 6 points. ", chart="drops.png"))
+    assert (record["plain"], record["chart"]) == ("It falls by 6 points.", "drops.png")
+    with pytest.raises(ValueError, match=r"which has no 'other\.png'"):
+        write(tmp_path, chart="other.png")
 
 
 @pytest.mark.parametrize("name", ["Top1", "top-1", "a/b/c/d", "top1_", "lite0/", "/top1", "two words", ""])

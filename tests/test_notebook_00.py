@@ -34,7 +34,8 @@ def test_it_trains_measures_and_saves_a_model(tmp_path, root):
     parameters = {
         "output_dir": str(tmp_path), "object_photos": str(tmp_path / "objects"),
         "scene_photos": str(tmp_path / "scenes"), "autoencoder_steps": 24, "decoder_steps": 2, "diffusion_steps": 6,
-        "critic_pictures": 2, "refining_steps": 3, "sampling": {"dream_steps": 3},
+        "critic_pictures": 2, "refining_steps": 3, "dream_steps": 3,
+        "text_guidance_scales": [2.0], "text_etas": [0.0, 0.99], "candidate_numbers": [1, 2],
         "scenes_per_background": 2, "composites": 20, "copies": 2, "samples_per_class": 2,
         "checkpoint_every": 4, "guides_per_class": 1, "strengths": [0.4], "guidance_scales": [2.0],
     }  # fmt: skip

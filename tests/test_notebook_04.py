@@ -7,6 +7,7 @@ import papermill
 import pytest
 from tiny_outputs import tiny_settings, write_tiny_outputs
 
+from d3s_utils.evaluation import KINDS
 from d3s_utils.metrics import read_metrics
 
 
@@ -54,11 +55,22 @@ def test_it_measures_a_drop(tmp_path, root, monkeypatch, own_photos):
     names = {f"{model}/{m}_{k}" for model in models for m in ("top1", "top5", "in9")
              for k in ("original", "shifted", "drop")}  # fmt: skip
     assert names | {"one_pass_time_ratio"} <= set(metrics)
-    assert metrics[f"{models[0]}/top1_original"].n == 4
-    assert metrics[f"{models[0]}/top1_shifted"].n == 8
+    effects = {"background_effect", "background_effect_plain", "repaint_effect", "size_effect", "interaction",
+               "detectable_drop", "background_spread", "background_effect_all", "in9_background_effect",
+               "top1_placed", "top1_placed_repainted", "top1_guide"}  # fmt: skip
+    assert {f"{model}/{effect}" for model in models for effect in effects} <= set(metrics)
+    assert metrics[f"{models[0]}/top1_original"].n == 6, "foregrounds of both splits"
+    assert metrics[f"{models[0]}/top1_shifted"].n == metrics[f"{models[0]}/top1_placed"].n == 12
+    assert metrics[f"{models[0]}/background_effect"].n == 6
+    assert record["plain"].startswith("When only the background changes")
+    assert (folder / record["chart"]).exists()
     assert f"{models[0]}/foreground_focus" in metrics
     assert set(record["provenance"]["weights"]) == set(models)
-    assert len(pd.read_parquet(folder / "predictions.parquet")) == 12 * len(models)
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    assert len(predictions) == (6 + 4 * 12) * len(models)
+    assert predictions["kind"].value_counts().to_dict() == {
+        kind: (6 if kind == "original" else 12) * len(models) for kind in KINDS
+    }
     text = "".join(str(output) for cell in executed.cells for output in cell.get("outputs", []))
     assert ("No real photos here" in text) is not own_photos
     assert (folder / "real_photos.parquet").exists() is own_photos
@@ -66,7 +78,15 @@ def test_it_measures_a_drop(tmp_path, root, monkeypatch, own_photos):
     assert set(board["model"]) == set(overview["model"]) == set(models)
     unavailable = pd.read_csv(folder / "unavailable.csv")
     assert unavailable["name"].tolist() == (["gone"] if own_photos else [])
-    figures = {"original_and_shifted.png", "drops.png", "drops_sorted.png", "accuracy_by_place.png", "saliency.png"}
+    figures = {
+        "original_and_shifted.png",
+        "drops.png",
+        "drops_sorted.png",
+        "accuracy_by_place.png",
+        "saliency.png",
+        "waterfall.png",
+        "effects.png",
+    }
     assert figures <= {path.name for path in folder.glob("*.png")}
     if own_photos:
         corrupted = pd.read_parquet(folder / "image_sets.parquet")

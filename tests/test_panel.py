@@ -11,8 +11,9 @@ from PIL import Image
 
 from d3s_utils.background_classifier import BackgroundHead
 from d3s_utils.classifiers import Classifier, Looker
-from d3s_utils.panel import Panel, judge, load_panel, witness_table
-from d3s_utils.taxonomy import BACKGROUNDS, imagenet_class
+from d3s_utils.panel import Panel, foreground_opinions, judge, load_panel, witness_table
+from d3s_utils.small_resnet import TRANSFORM, SmallResnet, TwoHeads
+from d3s_utils.taxonomy import BACKGROUNDS, IN9, imagenet_class
 from d3s_utils.validation import decide
 
 
@@ -125,7 +126,7 @@ def test_several_judges_decide_by_their_mean_probability(panel, tmp_path):
 
 
 def test_a_panel_holds_each_model_once(panel):
-    with pytest.raises(ValueError, match="brightness is twice"):
+    with pytest.raises(ValueError, match="got brightness twice"):
         dataclasses.replace(panel, foreground_witnesses=panel.foreground_judges)
     with pytest.raises(ValueError, match="must have a foreground judge"):
         dataclasses.replace(panel, foreground_judges=())
@@ -151,6 +152,54 @@ def test_a_class_outside_imagenet9_is_judged_by_itself(panel, tmp_path):
     assert judged["foreground_named"][0]
     assert judged["foreground_prediction"][0] == "banana"
     assert judged["foreground_probability"][0] == pytest.approx(np.exp(5) / (np.exp(5) + 999))
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    model = TwoHeads(layers=(1, 1, 1, 1), channels=(64, 8, 8, 8)).eval()
+    return SmallResnet(model, TRANSFORM, "0" * 64, "cpu", {})
+
+
+def noise(folder, count=3):
+    random = np.random.default_rng(0)
+    files = [f"{number}.png" for number in range(count)]
+    for file in files:
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / file)
+    return files
+
+
+def test_the_small_network_judges_superclasses_and_backgrounds(panel, small, tmp_path):
+    files = noise(tmp_path)
+    asked = dataclasses.replace(panel, foreground_judges=(small,), background_judges={"small_resnet": small})
+    judged = judge(claims(files), root=tmp_path, panel=asked).table
+    batch = torch.stack([small.transform(Image.open(tmp_path / file)) for file in files])
+    nine, ten, _ = (torch.from_numpy(part).softmax(1).numpy() for part in small.answers(batch))
+    np.testing.assert_allclose(judged["foreground_probability"], nine[:, IN9.index("carnivore")], rtol=1e-5)
+    assert judged["foreground_prediction"].tolist() == [IN9[place] for place in nine.argmax(1)]
+    np.testing.assert_allclose(judged["background_probability"], ten[:, list(BACKGROUNDS).index("snow")], rtol=1e-5)
+    assert set(judged["foreground_judged_by"]) == {"small_resnet"}
+    alone = foreground_opinions(claims(files), [tmp_path / file for file in files], [small])
+    pd.testing.assert_frame_equal(alone, judged[list(alone)])
+
+
+def test_on_a_class_that_no_judge_knows_an_auxiliary_judge_decides(panel, small, tmp_path):
+    files = noise(tmp_path)
+    table = pd.concat([claims(files[:1], key="banana"), claims(files[1:])], ignore_index=True)
+    asked = dataclasses.replace(panel, foreground_judges=(small,))
+    judged = judge(table, root=tmp_path, panel=asked).table
+    assert judged["foreground_judged_by"].tolist() == ["contrary", "small_resnet", "small_resnet"]
+    assert judged["foreground_probability"][0] == pytest.approx(judged["foreground_score/contrary"][0])
+    assert judged["foreground_vote/small_resnet"][0] == ""
+    assert np.isnan(judged["foreground_score/small_resnet"][0])
+    shares = witness_table(judged.assign(foreground_id=files)).set_index(["model", "other"])["n"]
+    assert shares["small_resnet", "small_resnet"] == 2, "what it abstains on counts for nobody"
+    nobody = judge(table, root=tmp_path, panel=dataclasses.replace(asked, foreground_witnesses=())).table
+    assert nobody["foreground_judged_by"][0] == ""
+    assert not nobody["foreground_named"][0]
+    verdict = decide(nobody, LENIENT)
+    assert not verdict["keep"][0]
+    assert "no judge knows banana" in verdict["reason"][0]
 
 
 def test_a_torn_picture_is_rejected_and_the_others_are_judged(panel, tmp_path):

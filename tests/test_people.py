@@ -15,7 +15,7 @@ from d3s_utils.people import (
     recommended_thresholds,
     simulated_truth,
 )
-from d3s_utils.validation import FILTERS, decide
+from d3s_utils.validation import FILTERS, Thresholds, decide, passes
 
 
 def people_table(rows):
@@ -106,3 +106,26 @@ def test_a_threshold_is_recommended_for_each_score():
     table = recommended_thresholds(judged, human_labels(people, judged), precision=0.95).set_index("filter")
     assert table.loc["foreground", "threshold"] == 0.7
     assert table.loc["foreground", ["precision", "recall", "held_out_precision"]].tolist() == [1, 1, 1]
+
+
+def test_verdicts_made_with_a_recommended_threshold_keep_its_word():
+    """The judge is too sure of itself, and what it names first is often wrong: only its probability may count."""
+    random = np.random.default_rng(0)
+    count = 3000
+    judged = judged_table().iloc[np.zeros(count, int)].reset_index(drop=True)
+    sure = random.beta(1.2, 0.6, (3, count))
+    judged = judged.assign(
+        image_id=[f"p{i}" for i in range(count)], foreground_id=[f"f{i}" for i in range(count)],
+        foreground_probability=sure[0], foreground_named=True, background_probability=sure[1], background_named=True,
+        unsafe_score=1 - sure[2],
+    )  # fmt: skip
+    truth = pd.DataFrame(random.random((count, 3)) < sure.T**1.7, columns=["foreground", "background", "unsafe"])
+    table = recommended_thresholds(judged, truth.astype(object), precision=0.9).set_index("filter")
+    chosen = table["setting"].astype(float)
+    passed = passes(judged, Thresholds(**chosen))
+    for name in truth:
+        precision = truth.loc[passed[name], name].mean()
+        assert precision == pytest.approx(table.loc[name, "precision"]), "the very images that the table speaks of"
+        assert precision >= 0.9
+        assert 0.05 < passed[name].mean() < 0.9
+        assert table.loc[name, "held_out_precision_low"] <= 0.9 <= table.loc[name, "held_out_precision_high"]

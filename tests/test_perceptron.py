@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from d3s_utils.perceptron import make_perceptron
+from d3s_utils.perceptron import check_critic_width, halved_widths, make_perceptron
 
 
 def test_widths_and_slopes():
@@ -29,6 +29,17 @@ def test_signals_keep_their_size_through_the_layers():
     network = make_perceptron([400] * 6, seed=0, name="n")
     inputs = torch.randn(200, 400, generator=torch.Generator().manual_seed(0))
     assert network[:-1](inputs).square().mean().item() == pytest.approx(1.0, rel=0.2)
+
+
+def test_halves_go_down_to_one():
+    assert halved_widths(33) == [33, 16, 8, 4, 2, 1]
+    assert halved_widths(1) == [1]
+
+
+@pytest.mark.parametrize("width", [0, -3, "half", 2.5, True])
+def test_an_impossible_critic_width_is_named(width):
+    with pytest.raises(ValueError, match="critic_width must be 'halving' or an integer of at least 1, got"):
+        check_critic_width(width)
 
 
 @pytest.mark.parametrize("widths", [[4], [4, 0]])

@@ -32,7 +32,7 @@ def ax():
 def accuracies(pairs):
     return pd.DataFrame(
         [{"model": model, "measure": "top1", "kind": kind, "value": value, "low": value - 0.04, "high": value + 0.02,
-          "n": 400}
+          "n": 400, "foregrounds": 400}
          for model, pair in pairs.items() for kind, value in zip(("original", "shifted"), pair, strict=True)]
     )  # fmt: skip
 

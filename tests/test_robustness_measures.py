@@ -11,8 +11,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from d3s_utils.evaluation import accuracy_table, drop_table
-from d3s_utils.robustness_measures import LEADERBOARD_COLUMNS, drop_tests, holm, leaderboard, sign_flip_p
-from d3s_utils.subgroup_measures import counter_gap, macro_std, worst_cells, worst_group
+from d3s_utils.intervals import sign_flip_p
+from d3s_utils.robustness_measures import LEADERBOARD_COLUMNS, drop_tests, holm, leaderboard
+from d3s_utils.subgroup_measures import COMMON, COUNTER, counter_gap, macro_std, worst_cells, worst_group
 from d3s_utils.zoo_measures import effective_robustness, error_consistency, predicted_accuracy
 
 BACKGROUNDS = ("snow", "cave", "grass")
@@ -85,7 +86,7 @@ def test_sign_flips_at_random_agree_with_enumeration_and_are_never_zero():
 
 def test_drops_by_hand():
     right = [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 1, 1, 1]]
-    row = drop_tests(score_table(right), seed=0, samples=200).iloc[0]
+    row = drop_tests(score_table(right), seed=0).iloc[0]
     assert (row["original"], row["shifted"], row["drop"]) == pytest.approx((3 / 4, 5 / 12, 1 / 3))
     assert row["relative"] == pytest.approx(5 / 9)
     assert row["drop_low"] <= row["drop"] <= row["drop_high"]
@@ -93,7 +94,7 @@ def test_drops_by_hand():
     assert (row["foregrounds"], row["pictures"]) == (4, 12)
     # differences 2/3, 1, -1/3, 0: |sum| >= 4/3 for four of the eight flips
     assert row["p_sign_flip"] == pytest.approx(4 / 8)
-    assert row["p_holm"] == row["p_bootstrap"], "one model needs no correction"
+    assert row["p_holm"] == row["p_value"], "one model needs no correction"
 
 
 def test_mcnemar_is_that_of_the_chosen_pairs():
@@ -101,10 +102,10 @@ def test_mcnemar_is_that_of_the_chosen_pairs():
     right = np.column_stack([rng.random(50) < 0.9, rng.random(50) < 0.5])
     scores = score_table(right, backgrounds=("snow",))  # one shifted picture each: there is no choice
     table = pd.crosstab(right[:, 0], right[:, 1])
-    assert drop_tests(scores, seed=0, samples=50)["p_mcnemar"][0] == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert drop_tests(scores, seed=0)["p_mcnemar"][0] == pytest.approx(mcnemar(table, exact=True).pvalue)
     many = score_table(np.column_stack([right[:, 0], *[right[:, 1]] * 3]))
-    assert drop_tests(many, seed=7, samples=50)["p_mcnemar"][0] == pytest.approx(mcnemar(table, exact=True).pvalue)
-    all_right = drop_tests(score_table(np.ones((5, 4))), seed=0, samples=50).iloc[0]
+    assert drop_tests(many, seed=7)["p_mcnemar"][0] == pytest.approx(mcnemar(table, exact=True).pvalue)
+    all_right = drop_tests(score_table(np.ones((5, 4))), seed=0).iloc[0]
     assert (all_right["p_mcnemar"], all_right["p_sign_flip"], all_right["drop"]) == (1, 1, 0)
     assert all_right["relative"] == 1
 
@@ -116,29 +117,28 @@ def test_p_values_are_even_where_nothing_drops_and_small_where_much_does():
     p_values = sign_flip_p(original - shifted, seed=0, flips=999)
     for level in (0.05, 0.1, 0.2, 0.5):  # above, sums of exactly 0 pile up at p = 1
         assert abs(np.mean(p_values <= level) - level) < 3.5 * np.sqrt(level * (1 - level) / 400)
-    strong = drop_tests(zoo((0.9, 0.4)), seed=0, samples=50)
+    strong = drop_tests(zoo((0.9, 0.4)), seed=0)
     assert strong["p_sign_flip"][0] < 0.001
 
 
 def test_pictures_of_one_foreground_are_not_counted_as_independent():
     once = np.array([[1, 0], [1, 0], [1, 1], [0, 0], [1, 0]])
-    few = drop_tests(score_table(once, backgrounds=("snow",)), seed=0, samples=50)
+    few = drop_tests(score_table(once, backgrounds=("snow",)), seed=0)
     names = tuple(f"b{i}" for i in range(30))
-    many = drop_tests(score_table(np.column_stack([once[:, 0], *[once[:, 1]] * 30]), backgrounds=names), seed=0,
-                      samples=50)  # fmt: skip
+    many = drop_tests(score_table(np.column_stack([once[:, 0], *[once[:, 1]] * 30]), backgrounds=names), seed=0)
     assert few["p_sign_flip"][0] == many["p_sign_flip"][0] == pytest.approx(2 / 8)
 
 
 def test_drop_tests_do_not_hang_on_order_or_names():
     scores = zoo((0.8, 0.6), (0.9, 0.7), foregrounds=12)
-    assert_same_after_shuffle(lambda table: drop_tests(table, seed=0, samples=50), scores)
+    assert_same_after_shuffle(lambda table: drop_tests(table, seed=0), scores)
     renamed = scores.assign(model=scores["model"].map({"model0": "z", "model1": "a"}))
-    before, after = (drop_tests(t, seed=0, samples=50).set_index("model") for t in (scores, renamed))
+    before, after = (drop_tests(t, seed=0).set_index("model") for t in (scores, renamed))
     assert before.loc["model0"].tolist() == after.loc["z"].tolist()
 
 
 def test_no_accuracy_has_no_relative_accuracy():
-    row = drop_tests(score_table(np.zeros((4, 4))), seed=0, samples=20).iloc[0]
+    row = drop_tests(score_table(np.zeros((4, 4))), seed=0).iloc[0]
     assert np.isnan(row["relative"])
     assert row["p_sign_flip"] == 1
 
@@ -148,7 +148,8 @@ def test_no_accuracy_has_no_relative_accuracy():
 
 def accuracies(pairs, n=10**7):
     return pd.DataFrame(
-        [{"model": f"m{i}", "measure": "top1", "kind": kind, "value": value, "low": value, "high": value, "n": n}
+        [{"model": f"m{i}", "measure": "top1", "kind": kind, "value": value, "low": value, "high": value, "n": n,
+          "foregrounds": n}
          for i, pair in enumerate(pairs) for kind, value in zip(("original", "shifted"), pair, strict=True)]
     )  # fmt: skip
 
@@ -320,6 +321,17 @@ def test_macro_std_weighs_backgrounds_by_their_pictures():
     assert macro_std(scores, seed=0, samples=20)["value"][0] == pytest.approx(expected)
 
 
+def test_macro_std_does_not_take_hard_foregrounds_for_backgrounds():
+    always = np.repeat([[0.0], [1.0]] * 3, 11, axis=1)  # six foregrounds, each always right or always wrong
+    scores = score_table(always, classes=1, backgrounds=[f"scene{number}" for number in range(10)])
+    whole = macro_std(scores, seed=0, samples=20, shuffles=20).iloc[0]
+    assert whole[["value", "chance"]].tolist() == [0, 0], "each background has the same foregrounds"
+    kept = scores[(scores["kind"] != "shifted") | (np.random.default_rng(0).random(len(scores)) < 0.6)]
+    thinned = macro_std(kept, seed=0, samples=20, shuffles=20).iloc[0]
+    assert thinned["value"] > 0.05, "or thinning changed nothing"
+    assert thinned["chance"] == pytest.approx(thinned["value"]), "all of it is which foregrounds were kept where"
+
+
 def test_macro_std_tells_chance_from_effect_and_covers():
     rng = np.random.default_rng(1)
     truth = np.std([0.9, 0.6, 0.3])
@@ -345,8 +357,10 @@ def test_counter_gap_by_hand_and_by_column():
     scores = score_table([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
     row = counter_gap(scores, common={"class0": {"snow"}}, seed=0, samples=200).iloc[0]
     assert (row["common"], row["counter"], row["gap"]) == pytest.approx((1, 1 / 4, 3 / 4))
-    assert (row["low"], row["high"]) == pytest.approx((0.5, 1))
-    assert (row["n_common"], row["n_counter"], row["foregrounds"]) == (2, 4, 2)
+    assert (row["low"], row["high"]) == (-1, 1), "two foregrounds tell next to nothing"
+    assert (row["n_common"], row["n_counter"], row["foregrounds"], row["classes"]) == (2, 4, 2, 1)
+    pooled = counter_gap(scores, common={"class0": {"snow"}}, standardised=False, seed=0, samples=200).iloc[0]
+    pd.testing.assert_series_equal(pooled, row)  # one class, as many images of each foreground: the same
     side = np.select(
         [scores["class_name"] != "class0", scores["background"] == "snow", scores["background"] != ""],
         ["", "common", "counter"], "",
@@ -354,6 +368,59 @@ def test_counter_gap_by_hand_and_by_column():
     pd.testing.assert_series_equal(
         counter_gap(scores.assign(side=side), common="side", seed=0, samples=200).iloc[0], row
     )
+
+
+def kept_unevenly(random, *, gap=0.0, easy=0.9, hard=0.3, foregrounds=40):
+    """An easy class kept mostly on its common background, a hard one mostly on the others; `gap` within each."""
+    rows = []
+    for name, base, kept in (("easy", easy, (1.0, 0.2)), ("hard", hard, (0.2, 1.0))):
+        for number in range(foregrounds):
+            sides = [("common", 0)] * 3 + [("counter", 1)] * 3
+            for image, (side, place) in enumerate(sides):
+                if random.random() < kept[place]:
+                    right = random.random() < base + (gap / 2 if place == 0 else -gap / 2)
+                    rows.append({"model": "m", "picture_id": f"{name}{number:03d}{image}", "class_name": name,
+                                 "foreground_id": f"{name}{number:03d}", "kind": "shifted", "side": side,
+                                 "top1": float(right)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_counter_gap_is_of_classes_and_not_of_which_images_were_kept():
+    random = np.random.default_rng(0)
+    draws = [kept_unevenly(random) for _ in range(20)]
+    found = {
+        standardised: [counter_gap(d, common="side", standardised=standardised, seed=0, samples=2)["gap"].item()
+                       for d in draws] for standardised in (True, False)
+    }  # fmt: skip
+    assert np.mean(found[False]) > 0.3, "pooled, the easy class makes the common side look good"
+    assert abs(np.mean(found[True])) < 3 * np.std(found[True]) / np.sqrt(20)
+    planted = [kept_unevenly(random, gap=0.2, easy=0.8) for _ in range(20)]
+    gaps = [counter_gap(d, common="side", seed=0, samples=2)["gap"].item() for d in planted]
+    assert np.mean(gaps) == pytest.approx(0.2, abs=3 * np.std(gaps) / np.sqrt(20))
+
+
+def test_counter_gap_covers_where_classes_have_none():
+    random = np.random.default_rng(1)
+    rows = [counter_gap(kept_unevenly(random), common="side", seed=seed, samples=300).iloc[0] for seed in range(60)]
+    inside = sum(row["low"] <= 0 <= row["high"] for row in rows)
+    assert inside >= 51, "0.95 of 60 is 57; fewer than 51 would happen once in a hundred times"
+
+
+def test_counter_gap_by_hand_where_foregrounds_are_kept_unevenly():
+    rows = [("a", "f1", COMMON, [1, 1, 1, 1]), ("a", "f2", COMMON, [0]), ("a", "f1", COUNTER, [0]),
+            ("b", "g1", COMMON, [1]), ("b", "g1", COUNTER, [1, 0]), ("c", "h1", COMMON, [1, 1])]  # fmt: skip
+    table = pd.DataFrame([
+        {"model": "m", "picture_id": f"{f}{side}{i}", "foreground_id": f, "kind": "shifted", "class_name": c,
+         "side": side, "top1": float(right)}
+        for c, f, side, answers in rows for i, right in enumerate(answers)
+    ])  # fmt: skip
+    row = counter_gap(table, common="side", seed=0, samples=50).iloc[0]
+    assert (row["common"], row["counter"]) == pytest.approx(((0.5 + 1) / 2, (0 + 0.5) / 2)), "c has one side alone"
+    assert (row["gap"], row["classes"], row["foregrounds"]) == (pytest.approx(0.5), 2, 3)
+    assert (row["n_common"], row["n_counter"]) == (6, 3)
+    pooled = counter_gap(table, common="side", standardised=False, seed=0, samples=50).iloc[0]
+    assert (pooled["common"], pooled["counter"], pooled["n_common"]) == (pytest.approx(7 / 8), pytest.approx(1 / 3), 8)
+    assert_same_after_shuffle(lambda scores: counter_gap(scores, common="side", seed=0, samples=50), table)
 
 
 def test_counter_gap_interval_knows_unpaired_foregrounds():
@@ -368,9 +435,13 @@ def test_counter_gap_interval_knows_unpaired_foregrounds():
 
 
 def test_a_side_without_pictures_has_no_gap():
-    row = counter_gap(score_table(np.ones((4, 4))), common={"class0": BACKGROUNDS}, seed=0, samples=10).iloc[0]
-    assert np.isnan(row["gap"])
-    assert row["common"] == 1
+    scores, options = score_table(np.ones((4, 4))), {"common": {"class0": BACKGROUNDS}, "seed": 0, "samples": 10}
+    row = counter_gap(scores, **options).iloc[0]
+    assert row[["common", "counter", "gap", "low", "high"]].isna().all()
+    assert (row["classes"], row["n_common"]) == (0, 0)
+    pooled = counter_gap(scores, standardised=False, **options).iloc[0]
+    assert np.isnan(pooled["gap"])
+    assert pooled["common"] == 1
 
 
 # ---- the leaderboard
@@ -384,15 +455,16 @@ def test_the_leaderboard_gathers_what_the_measures_say():
     assert list(board.columns) == LEADERBOARD_COLUMNS
     assert board["model"].tolist() == ["model1", "model2", "model0"]
     assert board["parameters"].tolist()[0] == 5e6
-    assert board.drop(columns="parameters").notna().all(axis=None)
-    drops = drop_table(scores, **options).set_index(["model", "measure"])
+    unknown = ["parameters", *(f"background_effect{end}" for end in ("", "_low", "_high"))]
+    assert board.drop(columns=unknown).notna().all(axis=None)
+    drops = drop_table(scores, seed=0).set_index(["model", "measure"])
     worst = worst_cells(scores, ["class_name", "background"]).set_index("model")
     for row in board.itertuples():
         assert (row.in9_drop, row.in9_drop_low) == tuple(drops.loc[(row.model, "in9"), ["value", "low"]])
         assert row.top1_drop == pytest.approx(row.top1_original - row.top1_shifted)
         assert row.worst_cell == worst.loc[row.model, "cell"]
         assert row.group == groups[row.model]
-    tests = drop_tests(scores, **options).set_index("model").loc[board["model"]]
+    tests = drop_tests(scores, seed=0).set_index("model").loc[board["model"]]
     assert board["p_holm"].tolist() == tests["p_holm"].tolist()
 
 
@@ -401,7 +473,9 @@ def test_one_model_and_no_superclass_make_a_leaderboard_too():
     board = leaderboard(scores, groups={"model0": "cnn"}, seed=0, samples=30)
     assert list(board.columns) == LEADERBOARD_COLUMNS
     missing = set(board.columns[board.isna().all()])
-    assert missing == {name for name in LEADERBOARD_COLUMNS if name.startswith(("in9", "effective", "parameters"))}
+    assert missing == {
+        name for name in LEADERBOARD_COLUMNS if name.startswith(("in9", "effective", "parameters", "background"))
+    }
     with pytest.raises(ValueError, match="got none for 'model0'"):
         leaderboard(scores, groups={}, seed=0, samples=5)
 
@@ -416,7 +490,7 @@ def test_bad_scores_are_named():
         (scores[scores["kind"] == "shifted"], "both sides"),
     ]:
         with pytest.raises(ValueError, match=message):
-            drop_tests(wrong, seed=0, samples=5)
+            drop_tests(wrong, seed=0)
     with pytest.raises(ValueError, match="samples must be"):
         macro_std(scores, seed=0, samples=0)
     with pytest.raises(ValueError, match="measure must be"):

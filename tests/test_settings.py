@@ -116,9 +116,29 @@ def test_every_setting_reaches_a_notebook():
     assert len(profile_names()) == 3
 
 
+def test_homes_are_checked_before_anything_starts():
+    given = {"wheeled vehicle": "road", "fish": "water"}
+    assert load_settings("mini", homes=given).homes == given
+    assert load_settings("mini").homes == {}
+    for wrong, words in (({"cat": "grass"}, "may hold dog"), ({"dog": "sofa"}, "one of grass"), (["dog"], "homes")):
+        with pytest.raises(SettingsError, match=words):
+            load_settings("mini", homes=wrong)
+
+
 def test_fine_tune_is_checked_before_anything_starts():
     given = {"backbone": "resnet18", "learning_rate": "1e-4", "steps": 20}  # YAML reads 1e-4 as text
     assert load_settings("mini", fine_tune=given).fine_tune == given | {"learning_rate": 1e-4}
-    for wrong in ({"steps": 0}, {"stps": 3}, {"learning_rate": "fast"}):
+    for wrong in ({"steps": 0}, {"stps": 3}, {"learning_rate": "fast"}, {"critic_width": 0}, {"critic_width": "half"}):
         with pytest.raises(SettingsError, match="fine_tune"):
             load_settings("mini", fine_tune=wrong)
+
+
+def test_the_authors_critic_can_be_asked_for_and_is_the_papers():
+    paper = load_settings("paper")
+    assert paper.critic_width == paper.fine_tune["critic_width"] == "halving"
+    assert (paper.critic_steps, load_settings("paper", critic_steps=4).critic_steps) == (5, 4)
+    assert load_settings("mini", critic_width="halving").critic_width == "halving"
+    assert load_settings("mini", fine_tune={"critic_width": "halving"}).fine_tune == {"critic_width": "halving"}
+    for wrong in ("half", 0):
+        with pytest.raises(SettingsError, match=f"critic_width must be 'halving' .* got {wrong!r}"):
+            load_settings("mini", critic_width=wrong)

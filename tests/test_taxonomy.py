@@ -16,6 +16,7 @@ from d3s_utils.taxonomy import (
     imagenet_class,
     imagenet_classes,
     in9_of_logits,
+    label_name,
     object_prompt,
     scene_prompt,
     superclass_probabilities,
@@ -51,6 +52,18 @@ def test_an_unknown_or_doubtful_class_is_refused(key):
     with pytest.raises(ValueError, match="class must be an ImageNet synset") as error:
         imagenet_class(key)
     assert repr(key) in str(error.value)
+
+
+def test_an_answer_has_a_name_in_either_numbering():
+    assert [label_name(index) for index in (0, 291, np.int64(999))] == ["tench", "lion", "toilet tissue"]
+    assert [label_name(1000 + place) for place in range(9)] == list(IN9)
+
+
+@pytest.mark.parametrize("index", [-1, 1009, 1.0, True, "lion", None])
+def test_an_answer_that_is_no_label_is_refused(index):
+    with pytest.raises(ValueError, match=r"index must be 0 to 999 .* or 1000 to 1008 \(ImageNet-9\)") as error:
+        label_name(index)
+    assert repr(index) in str(error.value)
 
 
 def test_prompts_have_the_form_of_the_paper():

@@ -2,20 +2,24 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 from judged_tables import LENIENT, judged_table, with_quality
-from statsmodels.stats.proportion import proportion_confint
 
+from d3s_utils.intervals import clustered_wilson
 from d3s_utils.validation import (
     FILTERS,
     Thresholds,
     acceptance_by_threshold,
     agreement_metrics,
     agreement_table,
+    chance_levels,
     decide,
     kept_by_cell,
     passes,
     read_generated,
+    share_of,
+    with_twin_verdicts,
 )
 
 
@@ -51,14 +55,15 @@ def test_impossible_thresholds_are_named(value):
 def test_agreement_by_cell_is_counted_right():
     table = agreement_table(decide(judged_table(), LENIENT))
     cell = table.query("background == 'cave' and measure == 'foreground_agreement'").iloc[0]
-    low, high = proportion_confint(2, 3, method="wilson")
-    assert (cell["value"], cell["low"], cell["high"], cell["n"]) == pytest.approx((2 / 3, low, high, 3))
+    assert (cell["value"], cell["n"]) == pytest.approx((1 / 3, 3))
+    relatives = clustered_wilson([False, True, False], ["f", "g", "g"])
+    assert (cell["low"], cell["high"]) == pytest.approx((relatives.low, relatives.high))
     assert len(table) == 2 * 3
 
 
-def test_metrics_have_the_issues_names():
+def test_metrics_have_their_names():
     metrics = agreement_metrics(decide(judged_table(), LENIENT))
-    assert metrics["foreground_agreement"].value == pytest.approx(4 / 5)
+    assert metrics["foreground_agreement"].value == pytest.approx(3 / 5)
     assert metrics["background_agreement"].value == pytest.approx(3 / 5)
     assert metrics["acceptance"].value == pytest.approx(2 / 5)
     assert metrics["safe"].value == pytest.approx(3 / 5)
@@ -66,14 +71,33 @@ def test_metrics_have_the_issues_names():
     assert list(metrics)[4:7] == ["snow/foreground_agreement", "snow/background_agreement", "acceptance/snow"]
 
 
-def test_acceptance_falls_with_the_threshold_down_to_what_is_named_first():
-    curve = acceptance_by_threshold(
-        judged_table().head(4), probability="foreground_probability", named="foreground_named"
-    )
-    assert (curve["strict"].diff().dropna() <= 0).all()
-    assert curve["used"].iloc[0] == 1.0
-    assert curve["used"].iloc[-1] == pytest.approx(3 / 4)
-    assert curve["strict"].iloc[-1] == 0.0
+def test_acceptance_falls_with_the_threshold():
+    curve = acceptance_by_threshold(judged_table(), probability="foreground_probability").set_index("threshold")
+    assert (curve["value"].diff().dropna() <= 0).all()
+    assert curve.loc[0.0, "value"] == pytest.approx(4 / 5), "a missing probability agrees with none"
+    assert curve.loc[1.0, "value"] == 0.0
+
+
+def test_a_label_that_is_named_first_with_little_probability_is_not_kept():
+    judged = judged_table().head(2).assign(foreground_probability=[0.25, 0.9], foreground_named=[True, False])
+    verdict = decide(judged, LENIENT)
+    assert verdict["foreground_agrees"].tolist() == [False, True]
+    assert agreement_metrics(verdict)["foreground_agreement"].value == 0.5, "agreement is what is named first"
+
+
+def test_chance_depends_on_what_the_label_is_told_from():
+    table = judged_table().head(4)
+    assert chance_levels(table)["foreground"] == pytest.approx(1 / 9)
+    assert chance_levels(table.assign(in9=""))["foreground"] == pytest.approx(1 / 1000)
+    assert chance_levels(table.assign(in9=["", "dog", "", "dog"]))["foreground"] == pytest.approx((1 / 9 + 1e-3) / 2)
+
+
+def test_images_of_one_scene_are_relatives():
+    table = judged_table().iloc[[0, 1] * 20].reset_index(drop=True)
+    table = table.assign(foreground_id=range(40), shown=[True] * 20 + [False] * 20, template_id=["a"] * 20 + ["b"] * 20)
+    alone = share_of(table.drop(columns="template_id"), "shown")
+    two_scenes = share_of(table, "shown")
+    assert two_scenes.low < 0.05 < alone.low, "two scenes say next to nothing of others"
 
 
 def test_other_filters_say_what_they_would_do_and_reject_only_when_asked():
@@ -109,3 +133,11 @@ def test_a_threshold_is_tried_on_every_cell():
 def test_nothing_generated_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="run notebook 02_diffusion_generation first"):
         read_generated(tmp_path)
+
+
+def test_twins_meet_the_rule_that_images_meet():
+    table = decide(judged_table(), LENIENT).assign(placed_repainted_file=["a", None, "c", "d", None])
+    opinions = pd.DataFrame({"foreground_probability": [0.9, LENIENT.foreground, 0.1]})
+    found = with_twin_verdicts(table, opinions, LENIENT)
+    assert found["placed_foreground_agrees"].tolist() == [True, pd.NA, True, False, pd.NA]
+    assert found["placed_foreground_probability"].isna().tolist() == [False, True, False, False, True]

@@ -9,6 +9,7 @@ from scipy.integrate import quad
 from scipy.special import entr
 from scipy.stats import norm
 
+from d3s_utils import information_bounds, variational_dependence
 from d3s_utils.dependence import measure_dependence
 from d3s_utils.mutual_information import gaussian_mutual_information, symmetric_channel_mutual_information
 from d3s_utils.randomness import numpy_generator
@@ -112,6 +113,27 @@ def test_mine_divides_by_the_moving_average_and_not_by_the_batch():
     assert torch.allclose(torch.autograd.grad(biased.penalty(features, labels), features)[0], own, atol=1e-6)
     values = [each.penalty(features, labels).item() for each in (unbiased, biased)]
     assert values[0] == pytest.approx(values[1], abs=1e-6), "the value is the batch's"
+
+
+@pytest.mark.parametrize(
+    ("make", "printed"),
+    [(AdversarialDependence, "barber_agakov_bound"), (MineDependence, "donsker_varadhan_bound"),
+     (ClubDependence, "contrastive_log_ratio_bound")],
+)  # fmt: skip
+def test_estimates_are_those_of_the_function_that_notebook_05_prints(make, printed, monkeypatch):
+    called = getattr(information_bounds, printed)
+    monkeypatch.setattr(variational_dependence, printed, lambda *given, **options: 7.0 + 0 * called(*given, **options))
+    dependence, labels = make(**SIZES), torch.arange(12) % 3
+    features = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    assert dependence.penalty(features, labels).item() == pytest.approx(7.0, abs=1e-5)
+    assert dependence.fit_step(features, labels) == pytest.approx(7.0, abs=1e-5)
+
+
+def test_halving_halves_the_hidden_layers():
+    sizes = SIZES | {"feature_width": 20}
+    for width, wanted in (("halving", [10, 5, 3]), (None, [20, 20, 3]), (8, [8, 8, 3])):
+        network = AdversarialDependence(**sizes | {"critic_width": width}).network
+        assert [layer.out_features for layer in network if isinstance(layer, torch.nn.Linear)] == wanted
 
 
 def test_moving_average_is_that_of_the_exponentials_and_survives_huge_ones():

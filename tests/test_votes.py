@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from d3s_utils.intervals import clustered_wilson
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.taxonomy import BACKGROUNDS
 from d3s_utils.votes import (
@@ -15,6 +16,7 @@ from d3s_utils.votes import (
     SimulatedWorker,
     VoteError,
     agreement_by_question,
+    agreement_of_people,
     check_votes,
     compare_rules,
     krippendorff_alpha,
@@ -119,14 +121,44 @@ def test_alpha_is_that_of_its_definition_and_its_interval_holds_it():
 def test_alpha_is_one_for_agreement_and_nothing_for_chance():
     same = votes_of({"object": {"a": "yes yes yes", "b": "no no no"}})
     assert krippendorff_alpha(same, "object", seed=0).value == 1
-    silent = votes_of({"object": {"a": "yes yes yes", "b": "yes yes yes"}})
-    assert krippendorff_alpha(silent, "object", seed=0).value == 1
     guessing = simulate_votes(random_truth(200), [worker(f"w{i}", 0.5) for i in range(4)], seed=1)
     estimate = krippendorff_alpha(guessing, "object", seed=0)
+    assert estimate.undefined == 0
     assert estimate.low < 0.03
     assert abs(estimate.value) < 0.08
     with pytest.raises(VoteError, match="no picture has two answers to 'object'"):
         krippendorff_alpha(votes_of({"object": {"a": "yes"}}), "object", seed=0)
+
+
+def test_alpha_is_undefined_where_all_gave_the_same_answer():
+    silent = votes_of({"object": {"a": "yes yes yes", "b": "yes yes yes"}, "unsafe": {"a": "no no", "b": "yes no"}})
+    alpha = krippendorff_alpha(silent, "object", seed=0)
+    assert np.isnan([alpha.value, alpha.low, alpha.high]).all()
+    assert (alpha.n, alpha.undefined) == (2, 1.0)
+    assert alpha.words == "undefined: all gave the same answer"
+    assert alpha.estimate is None
+    table = agreement_of_people(silent, seed=0).set_index("question")
+    assert np.isnan(table.loc["object", "value"])
+    assert table.loc["object", "words"] == alpha.words
+    assert np.isfinite(table.loc["unsafe", "value"])
+    assert list(agreement_by_question(silent, seed=0)) == ["krippendorff_alpha/unsafe"], "no metric of the undefined"
+
+
+def test_draws_in_which_all_say_the_same_are_left_out_and_counted():
+    votes = votes_of({"object": {"a": "yes yes", "b": "yes yes", "c": "yes no"}})
+    alpha = krippendorff_alpha(votes, "object", seed=0, samples=2000)
+    assert alpha.undefined == pytest.approx((2 / 3) ** 3, abs=0.04), "c is in no draw of three"
+    assert alpha.high < 1, "a draw without c would have said 1"
+    assert f"{alpha.undefined:.0%} of the draws" in alpha.words
+
+
+def test_alphas_interval_draws_whole_foregrounds():
+    answers = {f"{i:02d}{j}": ("yes yes" if i % 2 else "yes no") for i in range(20) for j in range(10)}
+    votes = votes_of({"object": answers})
+    foregrounds = pd.Series({name: name[:2] for name in answers})
+    alone, together = (krippendorff_alpha(votes, "object", seed=0, foregrounds=f) for f in (None, foregrounds))
+    assert together.value == alone.value
+    assert together.high - together.low > 2 * (alone.high - alone.low), "ten images of one object are one trial"
 
 
 def test_alphas_interval_covers_what_many_pictures_show():
@@ -161,6 +193,24 @@ def test_the_quality_that_was_put_in_is_found_back():
     assert by_worker.loc["careful", "consistency"] > by_worker.loc["hasty", "consistency"]
     assert by_worker.loc["hasty", "unsure"] == pytest.approx(0.2, abs=0.06)
     assert by_worker.loc["careful", "unsure"] == 0
+
+
+def test_what_a_worker_says_of_one_foreground_is_one_trial():
+    names = [f"{i}{j}" for i in range(6) for j in range(10)]
+    foregrounds = pd.Series({name: name[0] for name in names})
+    gold = pd.DataFrame({"image_id": names, "question": "object", "answer": "yes"})
+    said = {name: "no" if name[0] == "0" else "yes" for name in names}
+    votes = pd.concat([votes_of({"object": said}, kind) for kind in ("gold", "real")])
+    again = votes_of({"object": said | {name: "yes" for name in names if name[0] == "0"}}, "repeat")
+    alone, together = (
+        worker_table(pd.concat([votes, again]), gold, foregrounds=given).iloc[0] for given in (None, foregrounds)
+    )
+    for name in ("gold", "consistency"):
+        assert together[name] == alone[name] == pytest.approx(5 / 6)
+        wanted = clustered_wilson([value == "yes" for value in said.values()], foregrounds)
+        assert (together[f"{name}_low"], together[f"{name}_high"]) == pytest.approx((wanted.low, wanted.high))
+        assert together[f"{name}_low"] < alone[f"{name}_low"] - 0.1
+        assert together[f"{name}_n"] == 60
 
 
 def test_a_worker_without_gold_has_no_quality():
@@ -219,10 +269,24 @@ def test_a_simulated_crowd_walks_the_whole_way_and_its_quality_is_found_again():
 
 def test_rules_side_by_side():
     backgrounds = pd.Series({"a": "snow", "b": "snow", "c": "snow", "d": "snow"})
-    table = compare_rules(votes_of(FIVE), backgrounds, votes_needed=5).set_index(["rule", "measure"])
+    foregrounds = pd.Series({name: name for name in "abcd"})
+    table = compare_rules(votes_of(FIVE), backgrounds, foregrounds, votes_needed=5).set_index(["rule", "measure"])
     assert table.loc[("unanimous", "kept"), "value"] == pytest.approx(1 / 3)
     assert table.loc[("majority", "kept"), "value"] == pytest.approx(2 / 3)
     assert (table["n"] == 3).all(), "d is open"
+
+
+def test_a_rule_is_judged_on_foregrounds_and_not_on_images():
+    answers = {f"{i}{j}": "yes yes" if i < 4 else "no no" for i in range(6) for j in range(10)}
+    votes = votes_of({"object": answers, "background": dict.fromkeys(answers, "snow snow"),
+                      "unsafe": dict.fromkeys(answers, "no no")})  # fmt: skip
+    backgrounds, foregrounds = pd.Series(dict.fromkeys(answers, "snow")), pd.Series({name: name[0] for name in answers})
+    table = compare_rules(votes, backgrounds, foregrounds, votes_needed=2).set_index(["rule", "measure"])
+    row, wanted = table.loc[("majority", "kept")], clustered_wilson(np.arange(60) < 40, [name[0] for name in answers])
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
+    assert row["high"] - row["low"] > 0.4, "six objects, not sixty images"
+    with pytest.raises(ValueError, match="foregrounds must name one for each image, got none for '59'"):
+        compare_rules(votes, backgrounds, foregrounds[:-1], votes_needed=2)
 
 
 def test_agreement_is_told_only_where_two_people_answered():

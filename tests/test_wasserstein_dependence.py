@@ -1,5 +1,7 @@
 """The critic's mathematics against closed forms."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -45,6 +47,31 @@ def test_critic_halves_its_width_and_does_not_touch_the_global_generator():
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(critic[0].weight, make_critic(38, hidden_width=128, seed=3)[0].weight)
     assert not torch.equal(critic[0].weight, make_critic(38, hidden_width=128, seed=4)[0].weight)
+
+
+def linears(network):
+    return [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+
+
+def test_the_authors_critic_halves_from_half_its_input_down_to_one():
+    """Feature of 1798 + label vector of 0.2 x 1798, cut to 359; widths and parameters by hand."""
+    dependence = WassersteinDependence(feature_width=1798, label_count=10, seed=0)
+    widths = [2157, 1078, 539, 269, 134, 67, 33, 16, 8, 4, 2, 1]
+    layers = linears(dependence.critic)
+    assert [layers[0].in_features, *(layer.out_features for layer in layers)] == widths
+    parameters = sum(before * after + after for before, after in pairwise(widths))
+    assert sum(part.numel() for part in dependence.critic.parameters()) == parameters == 3_101_363
+    assert dependence.label_vectors.weight.shape == (10, 359)
+
+
+def test_the_authors_shape_can_be_asked_for_by_name_and_is_the_default():
+    shapes = [
+        [layer.weight.shape for layer in linears(WassersteinDependence(**sizes, label_count=3, seed=0).critic)]
+        for sizes in ({"feature_width": 50}, {"feature_width": 50, "critic_width": "halving"},
+                      {"feature_width": 50, "critic_width": 60})
+    ]  # fmt: skip
+    assert shapes[0] == shapes[1] == [(30, 60), (15, 30), (7, 15), (3, 7), (1, 3)]
+    assert shapes[2] == [(60, 60), (30, 60), (1, 30)], "a number is the first hidden width; halves end at 16 or above"
 
 
 @pytest.mark.parametrize("shift", [0.0, 2.0])

@@ -8,6 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from d3s_utils.atomic_files import sha256_of, write_table, write_text
+from d3s_utils.manifest import with_twins
 from d3s_utils.metrics import Estimate, write_metrics
 from d3s_utils.randomness import derive_seed, numpy_generator
 from d3s_utils.settings import Settings, load_settings
@@ -84,6 +85,8 @@ def _write_compositing(settings: Settings) -> dict[str, Estimate]:
             image_id = f"{row['synset']}-{repeat:04d}-{background}"
             file = f"{folder}/guides/{image_id}.png"
             _write_picture(settings, file, row["imagenet_index"], settings.backgrounds.index(background), repeat)
+            placed = f"{folder}/placed/{image_id}.png"
+            _write_picture(settings, placed, row["imagenet_index"], 0, repeat)
             labels = {name: row[name] for name in ("split", "synset", "class_name", "imagenet_index", "in9")}
             guides.append(
                 {
@@ -92,6 +95,8 @@ def _write_compositing(settings: Settings) -> dict[str, Estimate]:
                     "template_id": template["template_id"], "template_file": template["file"],
                     "mask_file": None, "guide_file": file, "left": 0, "top": 0, "width": side, "height": side,
                     "scale": settings.foreground_scale, "canvas": size,
+                    "placed_file": placed if row["split"] in settings.own_ground_splits else None,
+                    "own_ground": "continued", "own_ground_share": 0.0,
                 }
             )  # fmt: skip
     for name, rows in (("foregrounds", foregrounds), ("templates", templates), ("guides", guides)):
@@ -102,23 +107,29 @@ def _write_compositing(settings: Settings) -> dict[str, Estimate]:
 def _write_generation(settings: Settings) -> dict[str, Estimate]:
     folder = "02_diffusion_generation"
     guides = pd.read_parquet(settings.folder("01_compositing") / "guides.parquet")
-    for split, rows in guides.groupby("split"):
+    twins = guides.dropna(subset="placed_file")
+    twins = twins.assign(guide_file=twins["placed_file"])
+    for (images, split), rows in {
+        (images, split): rows for images, table in (("images", guides), ("placed", twins))
+        for split, rows in table.groupby("split")
+    }.items():  # fmt: skip
         lines = []
-        for row in rows.to_dict("records"):
+        for row in rows.drop(columns=["placed_file", "own_ground", "own_ground_share"]).to_dict("records"):
             name = f"{row['image_id']}.png"
-            file = f"{folder}/images/{split}/{name}"
+            file = f"{folder}/{images}/{split}/{name}"
             # The class sets the red channel's mean and the background the blue one's, so there is something to learn.
             _write_picture(settings, file, row["imagenet_index"], list(settings.backgrounds).index(row["background"]),
                            row["repeat"], 7)  # fmt: skip
             label = imagenet_class(row["synset"])
+            words = {"background": row["background"]} if images == "images" else {}
             row |= {
-                "file_name": name, "prompt": object_prompt(label, background=row["background"]),
+                "file_name": name, "prompt": object_prompt(label, **words),
                 "seed": derive_seed(settings.seed, "image", row["image_id"]), "strength": settings.strength,
                 "steps": settings.steps, "guidance_scale": settings.guidance_scale, "model": "tiny",
                 "model_sha256": "0" * 64, "sha256": sha256_of(settings.run_folder / file), "attempts": 1,
             }  # fmt: skip
             lines.append(json.dumps(row))
-        write_text(settings.folder(folder) / "images" / split / "metadata.jsonl", "\n".join(lines) + "\n")
+        write_text(settings.folder(folder) / images / split / "metadata.jsonl", "\n".join(lines) + "\n")
     return {"images": Estimate(len(guides), len(guides), len(guides), len(guides))}
 
 
@@ -129,9 +140,11 @@ def _write_validation(settings: Settings) -> dict[str, Estimate]:
         for line in (images / "metadata.jsonl").read_text().splitlines():
             row = json.loads(line)
             rows.append(row | {"file": f"02_diffusion_generation/images/{split}/{row['file_name']}"})
-    table = pd.DataFrame(rows).assign(
+    table = with_twins(pd.DataFrame(rows), settings.run_folder).assign(
         foreground_probability=0.9, background_probability=0.9, unsafe_score=0.0, keep=True, reason=""
     )
+    if "placed_repainted_file" in table:
+        table["placed_foreground_agrees"] = table["placed_repainted_file"].notna()
     write_table(settings.folder("03_validation") / "validated.parquet", table)
     return {
         "foreground_agreement": Estimate(1.0, 0.9, 1.0, len(table)),
