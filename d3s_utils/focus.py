@@ -17,6 +17,7 @@ from d3s_utils.devices import choose_device
 from d3s_utils.figures import picture_grid
 from d3s_utils.paste_biases import foreground_focus
 from d3s_utils.saliency import grad_cam
+from d3s_utils.taxonomy import IN9
 
 
 def saliency_maps(
@@ -25,14 +26,16 @@ def saliency_maps(
     """Return Grad-CAM maps of the true classes over whole pictures: what the model's usual crop cuts off is seen too.
 
     Args:
-        table: A row a picture: `file` (relative to `root`), `imagenet_index`.
+        table: A row a picture: `file` (relative to `root`), `imagenet_index`, and `in9` for a model of nine classes.
 
     Returns:
         At least 0, float32, shape (n, height, width) of the model's input.
 
     Raises:
-        ValueError: If the network is none that `saliency.grad_cam` knows.
+        ValueError: If the network is none that `saliency.grad_cam` knows, or tells nine classes, and a picture shows
+            none of them.
     """
+    labels = table["imagenet_index"].to_numpy() if model.classes == 1000 else _superclasses(table, model.name)
     chosen = choose_device(device)
     whole = replace(model.preprocessing, crop_mode="squash", crop_fraction=1.0)
     network = model.network.to(chosen)
@@ -42,7 +45,7 @@ def saliency_maps(
             rows = table.iloc[start : start + batch_size]
             pixels = np.stack([whole.pixels(read_picture(Path(root) / file)) for file in rows["file"]])
             batch = whole.normalised(torch.from_numpy(pixels).to(chosen))
-            targets = torch.tensor(rows["imagenet_index"].to_numpy(), device=chosen)
+            targets = torch.tensor(labels[start : start + batch_size], device=chosen)
             found.append(grad_cam(network, batch, targets).cpu().numpy())
     finally:
         network.to("cpu")
@@ -74,7 +77,7 @@ def measure_focus(
     """Return each model's foreground focus (see `paste_biases.foreground_focus`), and its maps.
 
     Args:
-        table: `file`, `imagenet_index`, `foreground_id`, and the box (see `pasted_masks`); n rows, perhaps none.
+        table: `file`, `imagenet_index`, `in9`, `foreground_id`, and the box (see `pasted_masks`); n rows, perhaps none.
         root: Folder that files are relative to.
 
     Returns:
@@ -94,6 +97,14 @@ def measure_focus(
             nothing = dict.fromkeys(("value", "low", "high"), np.nan)
             rows.append({"model": model.name, **nothing, "n": 0, "reason": str(error)})
     return pd.DataFrame(rows, columns=["model", "value", "low", "high", "n", "reason"]), maps
+
+
+def _superclasses(table: pd.DataFrame, model: str) -> np.ndarray:
+    """Return each picture's place in `taxonomy.IN9`."""
+    if (table["in9"] == "").any():
+        nameless = ", ".join(sorted(set(table.loc[table["in9"] == "", "class_name"])))
+        raise ValueError(f"{model} tells the nine superclasses, of which {nameless} has none")
+    return table["in9"].map(IN9.index).to_numpy(int)
 
 
 def saliency_sheet(

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -79,26 +80,40 @@ def make_sample(
     return Sample(features[order], label[order], group[order], foregrounds[order], names, group_names)
 
 
-def held_out_part(sample: Sample, *, share: float, seed: int) -> np.ndarray:
-    """Choose whole foregrounds of every label to judge by; a label with one foreground keeps it.
+def held_out_part(
+    sample: Sample, *, share: float, seed: int, within: Literal["label", "group"] = "label"
+) -> np.ndarray:
+    """Choose whole foregrounds to judge by: no picture of theirs is left to learn from.
 
     The choice does not depend on what classes are called.
 
     Args:
-        share: Of each label's foregrounds, in (0, 1), rounded, at least one.
+        share: Of the foregrounds, in (0, 1).
+        within: ``label`` takes that share of each label's foregrounds, rounded, at least one; a label with one
+            foreground keeps it. ``group`` wants that share of each group's: a foreground is before several backgrounds,
+            so it is taken while more of its groups want one than have enough. No group gives up its last foreground.
 
     Returns:
         Shape (n,), bool.
     """
     names, code = np.unique(sample.foreground, return_inverse=True)
-    rank = numpy_generator(seed, "held-out foregrounds").permutation(len(names))
-    chosen = np.zeros(len(names), dtype=bool)
-    first = np.full(len(names), -1)  # the label of a foreground; where it has several, that of its first picture
-    first[code[::-1]] = sample.label[::-1]
-    for label in np.unique(first):
-        found = np.flatnonzero(first == label)
-        count = min(max(1, round(share * len(found))), len(found) - 1)
-        chosen[found[np.argsort(rank[found])][:count]] = True
+    order = numpy_generator(seed, "held-out foregrounds").permutation(len(names))
+    groups = sample.group
+    if within == "label":
+        groups = np.empty(len(names), dtype=int)  # where a foreground has several labels, that of its first picture
+        groups[code[::-1]] = sample.label[::-1]
+        groups = groups[code]
+    shown = np.zeros((len(names), groups.max() + 1), dtype=bool)
+    shown[code, groups] = True
+    there = shown.sum(0)
+    wanted, most = np.maximum(1, np.round(share * there)), there - 1
+    taken, chosen = np.zeros(len(there)), np.zeros(len(names), dtype=bool)
+    for foreground in np.argsort(order):
+        own = shown[foreground]
+        lacking = (taken < wanted)[own]
+        if (taken < most)[own].all() and lacking.sum() > (~lacking).sum():
+            chosen[foreground] = True
+            taken += own
     return chosen[code]
 
 

@@ -54,12 +54,13 @@ class Recipe:
         balance: See `small_resnet_photos.Batches`.
         class_weight: Of a third head's loss, which tells the ImageNet classes apart and is thrown away in the end: it
             teaches the trunk what the nine superclasses are made of.
+        half: Whether convolutions compute in bfloat16; weights stay in single precision.
         seed: The only source of randomness.
     """
 
     layers: tuple[int, ...] = (2, 2, 2, 2)
     channels: tuple[int, ...] = (32, 64, 128, 192)
-    steps: int = 5000
+    steps: int = 8000
     sizes: tuple[int, int, int] = (32, 13, 19)
     scenes_per_background: int = 400
     learning_rate: float = 0.1
@@ -68,6 +69,7 @@ class Recipe:
     label_smoothing: float = 0.1
     balance: float = 0.5
     class_weight: float = 0.5
+    half: bool = True
     seed: int = 0
 
 
@@ -106,10 +108,12 @@ def train_small_resnet(
     losses, start = [], time.monotonic()
     for step in range(first, recipe.steps):
         batch = batches.at_step(step)
-        superclass, background, features = model(batch.pixels)
-        loss = cross_entropy(superclass, batch.superclasses, **smoothing)
-        loss = loss + cross_entropy(background, batch.backgrounds, **smoothing)
-        loss = loss + recipe.class_weight * cross_entropy(classes(features), batch.classes, **smoothing)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.half):
+            superclass, background, features = model(batch.pixels)
+            synset = classes(features)
+        loss = cross_entropy(superclass.float(), batch.superclasses, **smoothing)
+        loss = loss + cross_entropy(background.float(), batch.backgrounds, **smoothing)
+        loss = loss + recipe.class_weight * cross_entropy(synset.float(), batch.classes, **smoothing)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss at step {step} is {loss.item()}")
         optimizer.zero_grad(set_to_none=True)

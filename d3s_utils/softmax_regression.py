@@ -1,5 +1,6 @@
 """Weighted multinomial logistic regression: minimised with an L2 penalty, or stopped early."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,21 +59,51 @@ def minimise(
     Returns:
         The head, weights and last the biases, shape (k, width + 1).
     """
-    k, width = onehot.shape[1], features.shape[1]
-    shape = (k, width + 1)
-    start = np.zeros(shape) if start is None else start
-    curvature = (1 - 1 / k) / k
-    scale = np.append(1 / np.sqrt(curvature * (weights @ np.square(features)) + penalty), 1 / np.sqrt(curvature))
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        head = flat.reshape(shape) * scale
-        loss, gradient = _loss(features, onehot, weights, head)
-        gradient[:, :-1] += penalty * head[:, :-1]
-        return loss + penalty / 2 * np.square(head[:, :-1]).sum(), (gradient * scale).ravel()
+    def loss(head: np.ndarray) -> tuple[float, np.ndarray]:
+        return _loss(features, onehot, weights, head)
 
-    options = {"maxiter": iterations, "gtol": tolerance, "ftol": 1e-14, "maxcor": 20}
-    found = minimize(objective, (start / scale).ravel(), jac=True, method="L-BFGS-B", options=options)
-    return found.x.reshape(shape) * scale
+    return _descend(loss, features, onehot, weights, penalty, start, iterations, tolerance)
+
+
+def minimise_soft_worst(
+    features: np.ndarray,
+    onehot: np.ndarray,
+    group: np.ndarray,
+    group_weights: np.ndarray,
+    temperature: float,
+    penalty: float,
+    *,
+    start: np.ndarray | None = None,
+    iterations: int = 500,
+    tolerance: float = 1e-5,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Minimise t log sum_g q_g exp(loss_g / t) + penalty / 2 * |W|^2: a smooth maximum of the groups' losses.
+
+    The head found also minimises the losses weighted by q_g exp(loss_g / t), normalised: both have one gradient. So it
+    is a step from q to those weights that is optimal for the weights stepped to, not for those stepped from.
+
+    Args:
+        features, onehot, penalty, start, iterations, tolerance: As in `minimise`.
+        group: Of each picture, numbers 0, 1, … without a gap, shape (n,).
+        group_weights: q, positive, summing to 1, shape (g,).
+        temperature: t, positive, in nats: near 0 the worst group alone counts, far above the losses q weighs them.
+
+    Returns:
+        The head, shape (k, width + 1), and the weights it is optimal for, shape (g,).
+
+    Source: Tseng & Bertsekas 1993, doi:10.1007/BF01581227 (the exponential multiplier method).
+    """
+    counts = np.bincount(group)
+
+    def loss(head: np.ndarray) -> tuple[float, np.ndarray]:
+        log_probability = _log_probability(features, head)
+        losses = _group_means(-(log_probability * onehot).sum(1), group)
+        q, smooth = _tilted(group_weights, losses, temperature)
+        return smooth, _gradient(features, onehot, (q / counts)[group], log_probability)
+
+    head = _descend(loss, features, onehot, (group_weights / counts)[group], penalty, start, iterations, tolerance)
+    return head, _tilted(group_weights, group_losses(features, onehot, head, group), temperature)[0]
 
 
 def early_stopped(features: np.ndarray, onehot: np.ndarray, *, steps: int) -> np.ndarray:
@@ -90,8 +121,7 @@ def early_stopped(features: np.ndarray, onehot: np.ndarray, *, steps: int) -> np
 
 def group_losses(features: np.ndarray, onehot: np.ndarray, head: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Return the mean cross-entropy of each group (numbers 0, 1, … without a gap), in nats, shape (g,)."""
-    losses = -(log_softmax(features @ head[:, :-1].T + head[:, -1], axis=1) * onehot).sum(1)
-    return np.bincount(group, losses) / np.bincount(group)
+    return _group_means(-(_log_probability(features, head) * onehot).sum(1), group)
 
 
 def predicted(features: np.ndarray, head: np.ndarray) -> np.ndarray:
@@ -99,12 +129,58 @@ def predicted(features: np.ndarray, head: np.ndarray) -> np.ndarray:
     return (features @ head[:, :-1].T + head[:, -1]).argmax(1)
 
 
+def _descend(
+    loss: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    features: np.ndarray,
+    onehot: np.ndarray,
+    weights: np.ndarray,
+    penalty: float,
+    start: np.ndarray | None,
+    iterations: int,
+    tolerance: float,
+) -> np.ndarray:
+    """Minimise `loss`, which returns its value and gradient, plus the penalty; `weights` only set the coordinates."""
+    k, width = onehot.shape[1], features.shape[1]
+    shape = (k, width + 1)
+    start = np.zeros(shape) if start is None else start
+    curvature = (1 - 1 / k) / k
+    scale = np.append(1 / np.sqrt(curvature * (weights @ np.square(features)) + penalty), 1 / np.sqrt(curvature))
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        head = flat.reshape(shape) * scale
+        value, gradient = loss(head)
+        gradient[:, :-1] += penalty * head[:, :-1]
+        return value + penalty / 2 * np.square(head[:, :-1]).sum(), (gradient * scale).ravel()
+
+    options = {"maxiter": iterations, "gtol": tolerance, "ftol": 1e-14, "maxcor": 20}
+    found = minimize(objective, (start / scale).ravel(), jac=True, method="L-BFGS-B", options=options)
+    return found.x.reshape(shape) * scale
+
+
 def _loss(features: np.ndarray, onehot: np.ndarray, weights: np.ndarray, head: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the weighted cross-entropy and its gradient, of the head's shape."""
-    log_probability = log_softmax(features @ head[:, :-1].T + head[:, -1], axis=1)
+    log_probability = _log_probability(features, head)
+    return -float(weights @ (log_probability * onehot).sum(1)), _gradient(features, onehot, weights, log_probability)
+
+
+def _log_probability(features: np.ndarray, head: np.ndarray) -> np.ndarray:
+    return log_softmax(features @ head[:, :-1].T + head[:, -1], axis=1)
+
+
+def _gradient(features: np.ndarray, onehot: np.ndarray, weights: np.ndarray, log_probability: np.ndarray) -> np.ndarray:
     residual = weights[:, None] * (np.exp(log_probability) - onehot)
-    gradient = np.column_stack([residual.T @ features, residual.sum(0)])
-    return -float(weights @ (log_probability * onehot).sum(1)), gradient
+    return np.column_stack([residual.T @ features, residual.sum(0)])
+
+
+def _group_means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    return np.bincount(group, values) / np.bincount(group)
+
+
+def _tilted(group_weights: np.ndarray, losses: np.ndarray, temperature: float) -> tuple[np.ndarray, float]:
+    """Return q exp(losses / t), normalised, and t log of the sum before."""
+    exponents = losses / temperature
+    tilted = group_weights * np.exp(exponents - exponents.max())  # the shift cannot overflow
+    return tilted / tilted.sum(), float(temperature * (np.log(tilted.sum()) + exponents.max()))
 
 
 def _curvature(features: np.ndarray) -> float:

@@ -110,8 +110,15 @@ class SuperclassNetwork(torch.nn.Module):
         super().__init__()
         self.model = model
 
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the trunk's last feature map, (n, channels, height, width), as timm's networks do."""
+        return self.model.trunk.forward_features(images.contiguous(memory_format=torch.channels_last))
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.model.superclass(self.model.trunk.forward_head(features))
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model(images)[0]
+        return self.forward_head(self.forward_features(images))
 
 
 def load_superclass_network(source: str) -> LoadedNetwork:

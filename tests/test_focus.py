@@ -1,5 +1,7 @@
 """Saliency on pasted foregrounds: masks by hand, a network that looks where it is told, and sheets."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from tiny_zoo import make_tiny_zoo
 from d3s_utils.classifier_zoo import ZooClassifier
 from d3s_utils.focus import measure_focus, pasted_masks, saliency_maps, saliency_sheet
 from d3s_utils.preprocessing import Preprocessing
+from d3s_utils.taxonomy import IN9
 
 
 class Bright(torch.nn.Module):
@@ -70,6 +73,20 @@ def test_a_model_without_feature_maps_gets_a_reason(table, model, tmp_path):
     assert found["reason"].map(bool).tolist() == [True, False]
     assert np.isnan(found["value"][0])
     assert list(maps) == ["bright"]
+
+
+def test_a_model_of_nine_classes_is_asked_about_the_superclass(table, model, tmp_path):
+    class OnlyFish(Bright):
+        def forward_head(self, features):
+            return features.mean((2, 3)) * torch.nn.functional.one_hot(torch.tensor(IN9.index("fish")), len(IN9))
+
+    of_nine = replace(model, network=OnlyFish().eval(), classes=len(IN9))
+    fish = saliency_maps(of_nine, table.assign(in9="fish"), root=tmp_path)
+    assert np.array_equal(fish > 0, saliency_maps(model, table, root=tmp_path) > 0)
+    assert fish.max() > 0
+    assert saliency_maps(of_nine, table.assign(in9="dog"), root=tmp_path).max() == 0
+    found, _ = measure_focus([of_nine], table.assign(in9="", class_name="tabby"), root=tmp_path)
+    assert found["reason"].tolist() == ["bright tells the nine superclasses, of which tabby has none"]
 
 
 def test_without_pictures_there_is_nothing(table, model, tmp_path):

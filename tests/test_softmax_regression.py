@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from d3s_utils.softmax_regression import Compact, early_stopped, group_losses, minimise, predicted
+from d3s_utils.softmax_regression import (
+    Compact,
+    early_stopped,
+    group_losses,
+    minimise,
+    minimise_soft_worst,
+    predicted,
+)
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(60) % 3
@@ -63,3 +70,26 @@ def test_group_losses_are_means_over_their_pictures():
     group = (np.arange(60) >= 40).astype(int)
     assert np.allclose(group_losses(FEATURES, ONEHOT, head, group), [own[:40].mean(), own[40:].mean()])
     assert np.array_equal(predicted(FEATURES, head), probabilities(FEATURES, head).argmax(1))
+
+
+GROUP, SHARES = np.repeat([0, 1, 2], [10, 20, 30]), np.array([0.5, 0.3, 0.2])
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_the_soft_worst_head_is_the_weighted_one_of_the_weights_it_leads_to(temperature):
+    head, q = minimise_soft_worst(FEATURES, ONEHOT, GROUP, SHARES, temperature, 0.1, tolerance=1e-9)
+    losses = group_losses(FEATURES, ONEHOT, head, GROUP)
+    tilted = SHARES * np.exp(losses / temperature)
+    assert q == pytest.approx(tilted / tilted.sum())
+    weighted = minimise(FEATURES, ONEHOT, (q / np.bincount(GROUP))[GROUP], 0.1, tolerance=1e-9)
+    assert np.allclose(head, weighted, atol=1e-4)
+
+
+def test_the_soft_worst_lies_between_the_weighted_mean_and_the_worst_group():
+    def losses(temperature):
+        head, _ = minimise_soft_worst(FEATURES, ONEHOT, GROUP, SHARES, temperature, 0.1, tolerance=1e-9)
+        return group_losses(FEATURES, ONEHOT, head, GROUP)
+
+    assert losses(0.003).max() < losses(1.0).max() - 0.01
+    weighted = minimise(FEATURES, ONEHOT, (SHARES / np.bincount(GROUP))[GROUP], 0.1, tolerance=1e-9)
+    assert np.allclose(losses(1e6), group_losses(FEATURES, ONEHOT, weighted, GROUP), atol=1e-4)
