@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from statsmodels.stats.proportion import proportion_confint
 
 from d3s_utils.group_robustness import LinearHead
 from d3s_utils.intervals import clustered_wilson
@@ -116,45 +115,6 @@ def evaluate_outcomes(
     return pd.DataFrame(rows)
 
 
-def weighted_clustered_wilson(
-    outcomes: ArrayLike, weights: ArrayLike, groups: ArrayLike, *, confidence: float = 0.95
-) -> Estimate:
-    """Return the weighted share of true `outcomes` with an interval as `intervals.clustered_wilson` gives it.
-
-    The variance is that of a ratio of sums over groups, linearised; equal weights give `clustered_wilson`. Where it
-    cannot be estimated the trials are the groups, as many as weigh something: (sum W)^2 / sum W^2 by Kish.
-
-    Args:
-        outcomes: Zeros and ones, shape (n,).
-        weights: Not negative, shape (n,), not all zero.
-        groups: What each outcome shares with others, shape (n,).
-
-    Raises:
-        ValueError: If shapes differ, outcomes are not zeros and ones, or a weight is out of range.
-
-    Source: Kish 1965, "Survey Sampling"; Franco et al. 2019 (see `intervals.clustered_wilson`).
-    """
-    outcomes, weights, groups = np.asarray(outcomes, float), np.asarray(weights, float), np.asarray(groups)
-    shapes = (outcomes.shape, weights.shape, groups.shape)
-    if len(set(shapes)) > 1 or outcomes.ndim != 1 or not len(outcomes):
-        raise ValueError(f"outcomes, weights and groups must have one shape (n,), got {shapes}")
-    if not np.isin(outcomes, (0, 1)).all():
-        raise ValueError(f"outcomes must be zeros and ones, got {np.unique(outcomes)[:5]}")
-    if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() == 0:
-        raise ValueError("weights must be finite, not negative and not all zero, got others")
-    counted = weights > 0
-    outcomes, weights, groups = outcomes[counted], weights[counted] / weights.sum(), groups[counted]
-    share = float(min(1.0, weights @ outcomes))
-    codes = np.unique(groups, return_inverse=True)[1]
-    sums, masses = np.bincount(codes, weights * (outcomes - share)), np.bincount(codes, weights)
-    trials = 1 / np.square(masses).sum()
-    if outcomes.min() < outcomes.max() and len(sums) > 1:
-        variance = len(sums) / (len(sums) - 1) * np.square(sums).sum()
-        trials = min(1 / np.square(weights).sum(), share * (1 - share) / variance) if variance else trials
-    low, high = proportion_confint(share * trials, trials, alpha=1 - confidence, method="wilson")
-    return Estimate(share, min(float(low), share), max(float(high), share), int(counted.sum()))
-
-
 def _worst_group(grouped: pd.DataFrame, minimum: int, confidence: float) -> dict:
     parts = {names: part for names, part in grouped.groupby(["label", "kind"]) if len(part) >= minimum}
     if not parts:
@@ -178,7 +138,7 @@ def _training_group_average(grouped: pd.DataFrame, training_groups: np.ndarray, 
     if weighing.empty:
         return _row("training_group_average", weighing, None) | {"coverage": 0.0}
     weights = weighing["group"].map(trained) / weighing["group"].map(sizes)
-    estimate = weighted_clustered_wilson(weighing["correct"], weights, weighing["foreground_id"], confidence=confidence)
+    estimate = clustered_wilson(weighing["correct"], weighing["foreground_id"], weights=weights, confidence=confidence)
     return _row("training_group_average", weighing, estimate) | {"coverage": coverage}
 
 

@@ -21,15 +21,15 @@ def gap_closed(
 
     Heads are compared on the same pictures of the same seeds. The interval of `closed` draws foregrounds and seeds
     with replacement, each independently of the other: what a new object and a new tie would change; with few seeds it
-    is rough. `reduction` and its test draw foregrounds alone: they speak about these very seeds.
+    is rough. `reduction` and its test know foregrounds alone: they speak about these very seeds.
 
     Args:
         outcomes: Has the columns `column` (which head, such as ``foreground/erm``), seed (of the tie and the training
             set), picture, foreground_id, kind and correct: `head_outcomes` of several heads and seeds. Kinds other than
             matching and non_matching are left aside.
         base: The head whose gap is to be closed, such as ``all/erm``.
-        seed: Of the bootstrap.
-        samples: Number of bootstrap draws.
+        seed: Of the bootstrap, and of the test's random flips.
+        samples: Number of bootstrap draws behind `closed`.
 
     Returns:
         A row for each other head, in their order: `column`, matching, non_matching, gap, base_gap, closed, low, high,
@@ -61,7 +61,7 @@ def gap_closed(
         if not part[keys].equals(own[keys]):
             raise ValueError(f"outcomes must test {name!r} on the pictures of {base!r}, got {len(part)} others")
         closed, undefined, accuracies = _closed(own, part, seed=seed, samples=samples)
-        reduction, p_value = _reduction(own, part, seed=seed, samples=samples)
+        reduction, p_value = _reduction(own, part, seed=seed)
         rows.append(
             {column: name, "matching": accuracies[2], "non_matching": accuracies[3],
              "gap": accuracies[2] - accuracies[3], "base_gap": accuracies[0] - accuracies[1],
@@ -107,7 +107,7 @@ def _closed(own: pd.DataFrame, part: pd.DataFrame, *, seed: int, samples: int) -
     return (value, min(low, value), max(high, value)), undefined, found
 
 
-def _reduction(own: pd.DataFrame, part: pd.DataFrame, *, seed: int, samples: int) -> tuple[Estimate, float]:
+def _reduction(own: pd.DataFrame, part: pd.DataFrame, *, seed: int) -> tuple[Estimate, float]:
     """Return by how much the head's gap is smaller, and p: the base's lead on matching pairs minus that on others."""
     lead = own["correct"].to_numpy(float) - part["correct"].to_numpy(float)
     both = own.groupby("foreground_id")["kind"].transform("nunique").to_numpy() == 2
@@ -116,4 +116,4 @@ def _reduction(own: pd.DataFrame, part: pd.DataFrame, *, seed: int, samples: int
     first, second = (both & (own["kind"] == kind).to_numpy() for kind in _KINDS)
     foreground = own["foreground_id"].to_numpy()
     groups = {"groups": foreground[first], "second_groups": foreground[second]}
-    return paired_test(lead[first], lead[second], **groups, seed=seed, samples=samples)
+    return paired_test(lead[first], lead[second], **groups, seed=seed)

@@ -41,7 +41,8 @@ def compare_heads(
     Returns:
         A row for each head and measure (see `group_evaluation.evaluate_outcomes`), and one for each head and tested
         picture (see `group_evaluation.head_outcomes`), both after the columns features, method and head
-        (``features/method``); the first also has penalty, upweight and errors of the head.
+        (``features/method``); the first also has the penalty, upweight, errors, dro_gap and dro_steps of the head (of
+        GroupDRO the duality gap as a share of its objective, and the steps; NaN for the others).
 
     Raises:
         ValueError: See `group_robustness.train_head` and `spurious_task.test_groups`.
@@ -57,14 +58,16 @@ def compare_heads(
             head = train_head(
                 method, values[rows], classes[rows], groups if method in TOLD_GROUPS else None, seed=seed,
                 foregrounds=foregrounds[rows],
-                balanced=(values[balanced], classes[balanced], balanced_groups), **options,
+                balanced=(values[balanced], classes[balanced], balanced_groups, foregrounds[balanced]), **options,
             )  # fmt: skip
             found = head_outcomes(
                 head, values[tested["row"]], tested["superclass"], tested["group"], tested["kind"],
                 foregrounds=tested["foreground_id"],
             )  # fmt: skip
             names = {"features": name, "method": method, "head": f"{name}/{method}"}
+            steps = len(head.weight_path) - 1 if method == "group_dro" else np.nan
             chosen = {"penalty": head.penalty, "upweight": head.upweight, "errors": head.errors}
+            chosen |= {"dro_gap": head.gap, "dro_steps": steps}
             measured = evaluate_outcomes(found, training_groups=groups[: len(training)])
             measures.append(measured.assign(**names, **chosen))
             outcomes.append(found.assign(**names))

@@ -13,7 +13,7 @@ FLOORS = {
         "classifiers", "codelength", "coloured_digits", "d3s_reading", "dataset_export", "erasers", "figures",
         "finetuning_data", "group_samples", "guide_distance", "in9_imitation", "kernel_dependence", "masks",
         "metrics", "perceptron", "photo_sources", "pipelines", "png_files", "prediction_store", "probe_models",
-        "probe_speed", "run_images", "settings", "spurious_task", "thumbnails",
+        "probe_speed", "run_images", "settings", "spurious_labels", "spurious_task", "thumbnails",
     ),
     2: (
         "accuracy_figures", "background_classifier", "benchmark_readers", "compositing", "dataset_card",

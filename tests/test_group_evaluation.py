@@ -4,12 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3s_utils.group_evaluation import evaluate_outcomes, head_outcomes, weighted_clustered_wilson
+from d3s_utils.group_evaluation import evaluate_outcomes, head_outcomes
 from d3s_utils.group_robustness import train_head
 from d3s_utils.intervals import clustered_wilson
 from d3s_utils.matching_gap import gap_closed
-
-RANDOM = np.random.default_rng(0)
 
 
 def outcomes_of(**shares):
@@ -58,22 +56,14 @@ def test_groups_that_nobody_tested_are_said_to_be_missing():
     assert found["value"] == 1.0
 
 
-def test_equal_weights_are_the_unweighted_interval():
-    right, groups = RANDOM.integers(0, 2, 60), np.arange(60) // 3
-    assert vars(weighted_clustered_wilson(right, np.full(60, 3.0), groups)) == pytest.approx(
-        vars(clustered_wilson(right, groups)), rel=1e-6
+def test_the_average_by_training_groups_weighs_pictures_in_its_interval_too():
+    found = evaluate_outcomes(KNOWN, training_groups=[0] * 6 + [1] * 3 + [2]).set_index("measure")
+    pairs = KNOWN[KNOWN["group"].isin([0, 1, 2])]
+    weights = pairs["group"].map({0: 0.6, 1: 0.3, 2: 0.1})
+    expected = clustered_wilson(pairs["correct"], pairs["foreground_id"], weights=weights)
+    assert found.loc["training_group_average", ["value", "low", "high", "n"]].tolist() == pytest.approx(
+        [expected.value, expected.low, expected.high, 60]
     )
-
-
-def test_weighted_intervals_cover_the_truth_as_often_as_they_say():
-    random, inside = np.random.default_rng(1), 0
-    weights = np.where(np.arange(120) < 40, 4.0, 1.0)
-    truth = np.where(np.arange(120) < 40, 0.8, 0.5)
-    expected = weights @ truth / weights.sum()
-    for _ in range(400):
-        found = weighted_clustered_wilson(random.random(120) < truth, weights, np.arange(120))
-        inside += found.low <= expected <= found.high
-    assert 0.92 <= inside / 400 <= 0.99
 
 
 def test_the_head_names_each_pictures_class():
@@ -137,10 +127,3 @@ def test_mistakes_are_named(change, message):
 def test_options_out_of_range_are_refused(option, value):
     with pytest.raises(ValueError, match=f"{option} must be"):
         evaluate_outcomes(KNOWN, training_groups=[0], **{option: value})
-
-
-def test_weights_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="weights must be finite, not negative"):
-        weighted_clustered_wilson([0, 1], [-1, 1], [0, 1])
-    with pytest.raises(ValueError, match="outcomes must be zeros and ones"):
-        weighted_clustered_wilson([0, 2], [1, 1], [0, 1])

@@ -105,7 +105,8 @@ def test_dry_run_tells_images_disk_and_time_and_writes_nothing(tmp_path, capsys)
 
 def test_the_paper_is_expected_to_take_days_and_mini_minutes():
     paper, mini = expected_cost(load_settings("paper")), expected_cost(load_settings("mini"))
-    assert paper.dreamt_images == 120_000
+    assert paper.dreamt_images == 120_000 + 20_000, "the twins of the validation split"
+    assert expected_cost(load_settings("paper", own_ground_splits=[])).dreamt_images == 120_000
     assert paper.gigabytes > 50
     assert paper.hours > 24
     assert 0.25 < mini.hours < 0.75  # 25 minutes on two cores

@@ -35,9 +35,9 @@ def test_it_trains_measures_and_saves_a_model(tmp_path, root):
         "output_dir": str(tmp_path), "object_photos": str(tmp_path / "objects"),
         "scene_photos": str(tmp_path / "scenes"), "autoencoder_steps": 24, "decoder_steps": 2, "diffusion_steps": 6,
         "critic_pictures": 2, "refining_steps": 3, "dream_steps": 3,
-        "text_guidance_scales": [2.0], "text_etas": [0.0, 0.99], "candidate_numbers": [1, 2],
-        "scenes_per_background": 2, "composites": 20, "copies": 2, "samples_per_class": 2,
-        "checkpoint_every": 4, "guides_per_class": 1, "strengths": [0.4], "guidance_scales": [2.0],
+        "text_guidance_scales": [2.0], "candidate_numbers": [1, 2],
+        "scenes_per_background": 2, "composites": 20, "samples_per_class": 2,
+        "guides_per_class": 1, "strengths": [0.4], "guidance_scales": [2.0],
     }  # fmt: skip
     notebook = str(root / "notebooks" / "00_train_mini_diffusion.ipynb")
     options = {"cwd": str(root), "progress_bar": False}
