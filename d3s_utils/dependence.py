@@ -94,7 +94,7 @@ def measure_dependence(
     method: str = "wasserstein",
     steps: int = 300,
     batch_size: int = 128,
-    critic_width: int = 128,
+    critic_width: int | Literal["halving"] = 128,
     learning_rate: float = 3e-3,
 ) -> float:
     """Return the dependence that a fresh estimator, trained on some pictures, finds on others.

@@ -84,8 +84,9 @@ class FinetuningOptions:
             value = getattr(self, name)
             if value is not None and value < limit:
                 raise ValueError(f"{name} must be at least {limit}, got {value}")
-        if self.critic_width != "halving" and not self.critic_width >= 1:
-            raise ValueError(f"critic_width must be 'halving' or at least 1, got {self.critic_width}")
+        number = isinstance(self.critic_width, int) and not isinstance(self.critic_width, bool)
+        if self.critic_width != "halving" and not (number and self.critic_width >= 1):
+            raise ValueError(f"critic_width must be 'halving' or an integer of at least 1, got {self.critic_width!r}")
         if self.earliest_best is not None and self.earliest_best > self.steps:
             raise ValueError(f"earliest_best must be at most steps ({self.steps}), got {self.earliest_best}")
         if not 0 <= self.photo_share < 1:

@@ -7,7 +7,6 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from d3s_utils.evaluation import MEASURES
-from d3s_utils.intervals import FEW, bootstrap_interval
 from d3s_utils.randomness import numpy_generator
 
 _CELLS_AT_ONCE = 5_000_000  # numbers held in memory at a time
@@ -92,10 +91,3 @@ def whole(sums: csr_array, statistic: Callable[[np.ndarray], np.ndarray]) -> np.
     """Return `statistic` of all foregrounds, each once, shape (k,)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return statistic(np.asarray(sums.sum(axis=0)).reshape(1, -1))[0]
-
-
-def percentiles(
-    values: np.ndarray, draws: np.ndarray, *, reflected: bool = False, groups: int = FEW
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of 95 % bootstrap intervals; see `intervals.bootstrap_interval`, also for the arguments."""
-    return bootstrap_interval(values, draws, groups=groups, reflected=reflected)

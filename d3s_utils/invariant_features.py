@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -167,7 +168,7 @@ def learn_features(
     warmup_steps: int = 200,
     steps: int = 600,
     critic_steps: int = 5,
-    critic_width: int | None = 128,
+    critic_width: int | Literal["halving"] | None = 128,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     critic_learning_rate: float = 3e-3,
@@ -194,7 +195,9 @@ def learn_features(
         foreground_width, background_width: Number of features in each half, at most `components`.
         penalty_weight: One over D3S's alpha, which weighs the cross-entropies instead.
         warmup_steps, steps: Steps without the penalty, and steps in all.
-        critic_width: First hidden width of a critic; None as in D3S, where it is the critic's input width.
+        critic_steps: Steps of the estimators before each step of the projection (D3S: 5 in the paper, 4 in the code).
+        critic_width: First hidden width of a critic, or ``halving``: half of its input, and halves down to 1, as in
+            D3S's code; None is each method's own (see `dependence.make_dependence`).
         learning_rate, critic_learning_rate: Of the projection's and the critics' Adam.
         gradient_penalty_weight: Of the critics.
         log_every: Steps between rows of the history.

@@ -165,10 +165,14 @@ class Settings(BaseModel):
     )
 
     # 03 validation
-    foreground_judges: Names = Field(description="timm classifiers whose mean probability decides on the foreground")
-    foreground_witnesses: AnyNames = Field(description="timm classifiers whose votes are kept and decide nothing")
-    background_judges: Names = Field(description="background heads (bundled ones, or folders) that decide likewise")
-    background_witnesses: AnyNames = Field(description="background heads whose votes are kept and decide nothing")
+    foreground_judges: Names = Field(
+        description="timm classifiers, or small_resnet, whose mean probability decides on the foreground"
+    )
+    foreground_witnesses: AnyNames = Field(description="likewise, whose votes are kept and decide nothing")
+    background_judges: Names = Field(
+        description="background heads (bundled ones, or folders), or small_resnet, that decide likewise"
+    )
+    background_witnesses: AnyNames = Field(description="likewise, whose votes are kept and decide nothing")
     clip_model: Place | None = Field(description="CLIP for zero-shot scores: hub id or local folder; null has none")
     lpips_backbone: Place | None = Field(description="AlexNet's weights file for LPIPS; null takes a named stand-in")
     foreground_threshold: Share = Field(description="judge's probability of the right superclass that keeps a picture")

@@ -4,7 +4,24 @@ from collections.abc import Mapping, Sequence
 
 from d3s_utils.small_resnet_measures import PARTS
 
-COMPARED: list[dict] = []
+COMPARED = [
+    {"what": "patches of 4 pixels first, wider; AdamW", "parameters": 2128243, "steps": 2000,
+     "photos": 0.546, "photos, balanced": 0.479, "composites": 0.463, "scenes": 0.853},
+    {"what": "three convolutions first, as shipped; AdamW", "parameters": 1954259, "steps": 2000,
+     "photos": 0.568, "photos, balanced": 0.521, "composites": 0.466, "scenes": 0.836},
+    {"what": "patches; AdamW; with the head that tells ImageNet classes apart", "parameters": 2142418, "steps": 2000,
+     "photos": 0.559, "photos, balanced": 0.479, "composites": 0.457, "scenes": 0.856},
+    {"what": "the same, learning rate 0.005", "parameters": 2142418, "steps": 2000,
+     "photos": 0.559, "photos, balanced": 0.494, "composites": 0.470, "scenes": 0.850},
+    {"what": "the same, and a head for scene classes", "parameters": 2142418, "steps": 2000,
+     "photos": 0.557, "photos, balanced": 0.488, "composites": 0.470, "scenes": 0.844},
+    {"what": "patches; SGD; with the classes' head", "parameters": 2142418, "steps": 2000,
+     "photos": 0.575, "photos, balanced": 0.516, "composites": 0.470, "scenes": 0.824},
+    {"what": "the same, with TrivialAugment and CutMix", "parameters": 1966418, "steps": 5000,
+     "photos": 0.628, "photos, balanced": 0.584, "composites": 0.568, "scenes": 0.836},
+    {"what": "**as shipped**: three convolutions; SGD; with the classes' head", "parameters": 1966418, "steps": 5000,
+     "photos": 0.676, "photos, balanced": 0.624, "composites": 0.604, "scenes": 0.859},
+]  # fmt: skip
 
 
 def card_text(card: Mapping) -> str:
@@ -50,7 +67,9 @@ def card_text(card: Mapping) -> str:
             "fourth photo of split `judge`, with a network that was trained likewise on the others.",
             _calibration(card["calibration"]),
             "## What was compared",
-            "On the quarter of the judge photos that was held out while experimenting, trained on the other three.",
+            "Accuracy on the quarter of the judge photos that was held out while experimenting (666 photos, as many "
+            "composites, 660 scenes), by networks trained on the other three. A standard error is about 0.02. The "
+            "shipped one was then trained for longer. A vision transformer was not compared.",
             _compared(card["compared"]),
         ]
     )

@@ -31,9 +31,11 @@ from d3s_utils.classifier_zoo import (
 )
 from d3s_utils.classifiers import BUNDLED, ClassifierError, bundled_weights_file, load_classifier, sha256_of_tensors
 from d3s_utils.preprocessing import Preprocessing
+from d3s_utils.small_resnet import BUNDLED_FOLDER as SMALL_RESNET
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 VIT = "vit_tiny_patch16_224"
+BUNDLED_ZOO = [*sorted(BUNDLED), "small_resnet"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -597,7 +599,7 @@ def test_a_file_that_is_no_zoo_is_refused(tmp_path):
 def test_the_papers_zoo_holds_weights_that_the_installed_libraries_know():
     entries = read_zoo("paper")
     assert len(entries) >= 34
-    assert {entry.group for entry in entries} == set(GROUPS)
+    assert {entry.group for entry in (*entries, *read_zoo("bundled"))} == set(GROUPS)
     known = set(timm.list_pretrained())
     for found in entries:
         here = found.source.startswith("~/.cache/d3s/")
@@ -617,11 +619,11 @@ def test_the_papers_zoo_holds_weights_that_the_installed_libraries_know():
 
 def test_the_bundled_zoo_loads_with_its_pins():
     found, errors = load_zoo(read_zoo("bundled"))
-    assert [classifier.name for classifier in found] == sorted(BUNDLED)
+    assert [classifier.name for classifier in found] == BUNDLED_ZOO
     assert errors.empty
-    assert [entry.sha256 for entry in read_zoo("bundled")] == [
-        sha256_of(bundled_weights_file(n)) for n in sorted(BUNDLED)
-    ]
+    files = [*(bundled_weights_file(name) for name in sorted(BUNDLED)), SMALL_RESNET / "model.safetensors"]
+    assert [entry.sha256 for entry in read_zoo("bundled")] == [sha256_of(file) for file in files]
+    assert [classifier.classes for classifier in found] == [1000, 1000, 1000, 9]
 
 
 # names
@@ -632,10 +634,10 @@ def test_names_mean_zoos_entries_and_timm_models(tmp_path):
     timm.models.save_for_hf(timm.create_model(VIT), tmp_path / "folder", safe_serialization=True)
     names = ["bundled", str(path), "clip_vit_l14", "resnet34.a1_in1k", "hf-hub:me/vit_x", str(tmp_path / "folder")]
     found = entries_of(names)
-    assert [entry.name for entry in found] == [*sorted(BUNDLED), "my own", *names[2:]]
-    assert found[4] == next(entry for entry in read_zoo("paper") if entry.name == "clip_vit_l14")
-    assert [entry.group for entry in found[5:]] == ["supervised conv", "transformer", "transformer"]
-    assert {entry.kind for entry in found[5:]} == {"timm"}
+    assert [entry.name for entry in found] == [*BUNDLED_ZOO, "my own", *names[2:]]
+    assert found[5] == next(entry for entry in read_zoo("paper") if entry.name == "clip_vit_l14")
+    assert [entry.group for entry in found[6:]] == ["supervised conv", "transformer", "transformer"]
+    assert {entry.kind for entry in found[6:]} == {"timm"}
     assert entries_of(["tf_efficientnet_lite1"]) == (read_zoo("bundled")[1],)
     assert entries_of([]) == ()
 
@@ -730,6 +732,6 @@ def test_list_and_pin(squeezenet, tmp_path, capsys):
     after = read_zoo(path)
     assert after == (replace(before[0], sha256=sha256_of(tmp_path / "it.pth")), before[1])
     assert main(["list", "bundled"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == sorted(BUNDLED)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == BUNDLED_ZOO
     with pytest.raises(SystemExit):
         main(["list", "papers"])

@@ -261,6 +261,8 @@ def test_a_loss_that_is_not_finite_is_named(shapes, tmp_path, monkeypatch):
         ({"batch_size": 8, "photo_share": 0.9}, "at least 2 with a background, got 8 with 7 plain photos"),
         ({"method": "hsic", "batch_size": 4, "photo_share": 0.25}, "at least 4 with a background, got 4 with 1"),
         ({"monitor": "luck"}, "monitor must be one of foreground_accuracy, .* got 'luck'"),
+        ({"critic_width": "half"}, "critic_width must be 'halving' or an integer of at least 1, got 'half'"),
+        ({"critic_width": True}, "critic_width must be 'halving' or an integer of at least 1, got True"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
         ({"earliest_best": 7}, r"earliest_best must be at most steps \(6\), got 7"),
     ],

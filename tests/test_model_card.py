@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from d3s_utils.metrics import Estimate, read_metrics
 from d3s_utils.model_card import TARGETS, read_history, target_table, write_model_card
 from d3s_utils.pipelines import BUNDLED_FOLDER, load_pipeline
+from d3s_utils.settings import BROUGHT_ALONG
 
 METRICS = {
     "text_to_image/foreground_fidelity": Estimate(0.9, 0.8, 1.0, 42),
@@ -52,10 +53,8 @@ def test_the_shipped_card_is_that_of_the_shipped_weights():
     record = read_metrics(BUNDLED_FOLDER / "metrics.json")
     assert record["provenance"]["weights"]["mini_diffusion"] == load_pipeline("bundled", device="cpu").sha256
     settings = record["provenance"]["settings"]
-    assert json.loads((BUNDLED_FOLDER / "recommended.json").read_text()) == {
-        "strength": settings["strength"], "guidance_scale": settings["guidance_scale"],
-        "dream_guidance_scale": settings["dream_guidance_scale"], "dream_eta": settings.get("dream_eta", 0.0),
-    }, "what mini does is what was measured"  # fmt: skip
+    recommended = json.loads((BUNDLED_FOLDER / "recommended.json").read_text())
+    assert recommended == {name: settings[name] for name in BROUGHT_ALONG}, "what mini does is what was measured"
     text = (BUNDLED_FOLDER / "README.md").read_text()
     for row in target_table(record["metrics"]).itertuples():
         assert f"| {row.meaning} | {row.value:.3g} [{row.low:.3g}, {row.high:.3g}] |" in text

@@ -1,4 +1,4 @@
-"""Notebook 05 through papermill on fake pictures, whose colours tell class and background."""
+"""Notebook 05 through papermill on fake images, whose colours tell class and background."""
 
 import pandas as pd
 import papermill
@@ -44,7 +44,7 @@ def test_every_number_figure_and_table_is_there(root, tmp_path):
     assert record["metrics"]["wasserstein/background_from_foreground_nats"].n == 27
     assert -0.5 <= record["metrics"]["hsic/leakage"].value <= 1
     assert record["metrics"]["backbone/foreground_from_all"].low > 1 / 3  # the colours tell the class
-    assert "27 held-out pictures" in record["answer"]
+    assert "27 held-out images" in record["answer"]
     for name in FIGURES:
         assert (folder / f"{name}.png").stat().st_size > 10_000
     probes = pd.read_parquet(folder / "probes.parquet")

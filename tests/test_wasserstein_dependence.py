@@ -49,6 +49,12 @@ def test_critic_halves_its_width_and_does_not_touch_the_global_generator():
     assert not torch.equal(critic[0].weight, make_critic(38, hidden_width=128, seed=4)[0].weight)
 
 
+def test_fit_step_estimates_what_the_penalty_that_notebook_05_prints_estimates():
+    features, labels = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    first, second = (WassersteinDependence(feature_width=4, label_count=3, seed=0) for _ in range(2))
+    assert first.fit_step(features, labels) == pytest.approx(second.penalty(features, labels).item(), abs=1e-6)
+
+
 def linears(network):
     return [layer for layer in network if isinstance(layer, torch.nn.Linear)]
 
