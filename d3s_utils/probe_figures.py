@@ -83,7 +83,7 @@ def draw_probe_intervals(probes: pd.DataFrame, ax: Axes, *, title: str, kind: st
     ax.plot([], [], color=_GREY, linestyle=(0, (2, 1)), label="chance")
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.invert_yaxis()
-    ax.set(xlim=(0, 100), xlabel=f"accuracy of {kind} probes on held-out pictures (%), 95 % interval")
+    ax.set(xlim=(0, 100), xlabel=f"accuracy of {kind} probes on held-out images (%), 95 % interval")
     ax.set_title(title, fontsize=11)
     ax.grid(axis="x", color="0.92")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
