@@ -37,7 +37,13 @@ def test_an_override_of_none_is_the_profiles_value():
 
 def test_the_bundled_weights_bring_their_own_settings(monkeypatch, tmp_path):
     shipped = json.loads(RECOMMENDED.read_text())
-    assert sorted(shipped) == ["dream_eta", "dream_guidance_scale", "foreground_candidates", "guidance_scale", "strength"]
+    assert sorted(shipped) == [
+        "dream_eta",
+        "dream_guidance_scale",
+        "foreground_candidates",
+        "guidance_scale",
+        "strength",
+    ]
     settings = load_settings("mini", guidance_scale=7.0)
     assert (settings.strength, settings.guidance_scale) == (shipped["strength"], 7.0)
     monkeypatch.setattr("d3s_utils.settings.RECOMMENDED", tmp_path / "other.json")
