@@ -70,6 +70,18 @@ def left_out_in_words(labels: pd.DataFrame) -> str:
     return f"Left out: {count} class{'es' * (count > 1)} with {gone['images'].sum()} images ({listed})."
 
 
+def nothing_in_words(labels: pd.DataFrame, *, backgrounds: int) -> str:
+    """Return why the labels that `choose_labels` kept make no task; empty where they make one: where two are kept."""
+    kept = labels.loc[labels["kept"], "label"]
+    if len(kept) > 1:
+        return ""
+    there = f"{len(kept)} label{'s' * (len(kept) != 1)}" + (f" ({kept.iloc[0]})" if len(kept) else "")
+    return (
+        "two labels are needed, each with two training objects, one object to test on and a background of its own, and "
+        f"one background more; the run has {there} like that and {backgrounds} background{'s' * (backgrounds != 1)}"
+    )
+
+
 def _described(label: str, part: pd.DataFrame) -> tuple:
     names = sorted({_names()[int(index)] for index in part["imagenet_index"]})
     objects = part.groupby("split")["foreground_id"].nunique()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3s_utils.spurious_labels import choose_labels, labels_of, left_out_in_words
+from d3s_utils.spurious_labels import choose_labels, labels_of, left_out_in_words, nothing_in_words
 from d3s_utils.spurious_sets import draw_training_set, reserve_foregrounds
 from d3s_utils.spurious_task import tie
 from d3s_utils.taxonomy import BACKGROUNDS, IN9, imagenet_class, imagenet_classes
@@ -101,6 +101,14 @@ def test_one_label_or_two_backgrounds_leave_nothing_to_tie():
     assert kept(choose_labels(images_of(fig=1), backgrounds=10)) == ["fig"]
     assert len(kept(choose_labels(images_of(fig=1, tabby=1), backgrounds=2))) == 1
     assert kept(choose_labels(images_of(fig=1, tabby=1), backgrounds=1)) == []
+
+
+def test_a_task_needs_two_labels_and_says_so_where_it_has_one():
+    one = nothing_in_words(choose_labels(images_of(goldfish=1), backgrounds=3), backgrounds=3)
+    assert one.endswith("the run has 1 label (fish) like that and 3 backgrounds")
+    none = nothing_in_words(choose_labels(images_of(fig=1, tabby=1), backgrounds=1), backgrounds=1)
+    assert none.endswith("the run has 0 labels like that and 1 background")
+    assert nothing_in_words(choose_labels(images_of(fig=1, tabby=1), backgrounds=3), backgrounds=3) == ""
 
 
 def test_mistakes_are_named():
