@@ -171,10 +171,6 @@ def clustered_mean(
     return Estimate(mean, *t_interval(mean, error, groups=_freedom(codes) + 1, confidence=confidence), len(values))
 
 
-def bootstrap_mean(values, *, groups=None, seed=0, samples=2000, confidence=0.95) -> Estimate:  # TRANSITION
-    return clustered_mean(values, groups=groups, confidence=confidence)
-
-
 def paired_difference(first: ArrayLike, second: ArrayLike, **options) -> Estimate:
     """Return `paired_test`'s estimate alone."""
     return paired_test(first, second, **options)[0]
@@ -190,7 +186,6 @@ def paired_test(
     second_crossed: ArrayLike | None = None,
     confidence: float = 0.95,
     seed: int = 0,
-    samples: int = 0,  # TRANSITION
 ) -> tuple[Estimate, float]:
     """Return the mean over groups of mean(first) - mean(second) within the group, and the p-value of no difference.
 
@@ -295,8 +290,6 @@ def ratio_of_means(
     crossed: ArrayLike | None = None,
     second_crossed: ArrayLike | None = None,
     confidence: float = 0.95,
-    seed: int = 0,  # TRANSITION
-    samples: int = 0,  # TRANSITION
 ) -> Estimate:
     """Return the mean over groups of `first` over that of `second`, each averaged within its group first.
 
