@@ -95,13 +95,14 @@ def _summary(parts: Mapping[str, Mapping]) -> str:
             f"{measured['calibration_error']:.3f}",
             measured["accuracy"]["n"],
         )
-        for part, measured in parts.items()
+        for part, measured in ((part, parts[part]) for part in PARTS if part in parts)
     ]
     return _table(header, rows)
 
 
 def _recall(measured: Mapping) -> str:
-    rows = [(name, _share(recall), recall["n"]) for name, recall in measured["recall"].items()]
+    recalls = ((name, measured["recall"][name]) for name in measured["labels"] if name in measured["recall"])
+    rows = [(name, _share(recall), recall["n"]) for name, recall in recalls]
     return _table(("label", "recall", "n"), rows)
 
 
@@ -121,11 +122,12 @@ def _calibration(heads: Mapping[str, Mapping]) -> str:
             f"{found['calibration_error_after']:.3f}",
             found["n"],
         )
-        for head, found in heads.items()
+        for head, found in sorted(heads.items(), reverse=True)
     ]
     return _table(header, rows)
 
 
 def _compared(rows: Sequence[Mapping]) -> str:
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    return _table(header, [[row.get(key, "") for key in header] for row in rows])
+    header = list(COMPARED[0])
+    written = [[f"{row[key]:.3f}" if isinstance(row[key], float) else row[key] for key in header] for row in rows]
+    return _table(header, written)
