@@ -204,7 +204,8 @@ def test_the_authors_foregrounds_come_back_and_join_their_ten_backgrounds(tmp_pa
     assert plain[["foreground_file", "left", "scale"]].isna().all()
     judge_all(run)
     scores = evaluated(run)
-    assert scores.groupby("foreground_id")["kind"].value_counts().unstack().to_numpy().tolist() == [[1, 10]] * 2
+    counts = scores.groupby("foreground_id")["kind"].value_counts().unstack()
+    assert counts.to_dict("records") == [{"guide": 10, "original": 1, "shifted": 10}] * 2
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.png")}
     import_d3s(folder, run, scale=scale)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.png")} == before
@@ -241,8 +242,11 @@ def test_an_import_of_our_own_export_is_a_run_that_notebook_04_reads(own, tmp_pa
     before, after = (
         read_pictures(folder).sort_values("picture_id", ignore_index=True) for folder in (run, tmp_path / "run")
     )
-    pd.testing.assert_frame_equal(after, before)
-    assert set(evaluated(tmp_path / "run")["kind"]) == {"original", "shifted"}
+    before = before[~before["kind"].str.startswith("placed")]  # the layout holds no twins
+    pd.testing.assert_frame_equal(
+        after.drop(columns="template_id"), before.drop(columns="template_id").reset_index(drop=True)
+    )
+    assert set(evaluated(tmp_path / "run")["kind"]) == {"original", "guide", "shifted"}
 
 
 def test_the_foregrounds_have_the_columns_of_gathered_ones(own, tmp_path):
