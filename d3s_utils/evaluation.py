@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from d3s_utils.image_sets import ImageSet
 from d3s_utils.intervals import clustered_wilson, paired_test, wilson
@@ -83,6 +84,18 @@ def read_pictures(run_folder: Path, *, split: str | None = None) -> pd.DataFrame
             tables.append(rows.assign(template_id="") if kind.startswith("placed") else rows)
     columns = [*_SHARED, "kind", "background", "file", "keep"]
     return pd.concat([table[columns] for table in tables], ignore_index=True)
+
+
+def foreground_judges(run_folder: Path) -> frozenset[str]:
+    """Return the models whose word on the object decided which images notebook 03 kept; none where nobody said.
+
+    On what it kept itself a judge is nearly always right, so its accuracy there tells nothing.
+    """
+    path = run_folder / "03_validation" / "validated.parquet"
+    if "foreground_judged_by" not in pq.read_schema(path).names:
+        return frozenset()
+    said = pd.read_parquet(path, columns=["foreground_judged_by"])["foreground_judged_by"]
+    return frozenset(name for names in said.dropna().unique() for name in names.split(", ") if name)
 
 
 def picture_set(pictures: pd.DataFrame, *, root: Path) -> ImageSet:

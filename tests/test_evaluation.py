@@ -12,6 +12,7 @@ from d3s_utils.evaluation import (
     cell_table,
     drop_table,
     evaluation_metrics,
+    foreground_judges,
     metric_prefix,
     metric_prefixes,
     missed_by_all,
@@ -315,3 +316,13 @@ def test_missing_or_empty_inputs_say_what_to_do(tmp_path):
         shared.assign(image_id="a-snow", background="snow", keep=False).to_parquet(tmp_path / stem / f"{name}.parquet")
     with pytest.raises(ValueError, match="none of the 1 pictures"):
         read_pictures(tmp_path)
+
+
+def test_whoever_decided_what_was_kept_is_named(tmp_path):
+    path = tmp_path / "03_validation" / "validated.parquet"
+    path.parent.mkdir()
+    pd.DataFrame({"keep": [True]}).to_parquet(path)
+    assert foreground_judges(tmp_path) == frozenset()
+    said = pd.DataFrame({"foreground_judged_by": ["small_resnet", "one, other", "", None]})
+    said.to_parquet(path)
+    assert foreground_judges(tmp_path) == {"small_resnet", "one", "other"}

@@ -9,6 +9,7 @@ from tiny_outputs import tiny_settings, write_tiny_outputs
 
 from d3s_utils.evaluation import KINDS
 from d3s_utils.metrics import read_metrics
+from d3s_utils.robustness_measures import holm
 
 
 def run_it(tmp_path, root, **parameters):
@@ -20,6 +21,12 @@ def run_it(tmp_path, root, **parameters):
         },
         progress_bar=False,
     )  # fmt: skip
+
+
+def number_beyond_chance(folder):
+    contrasts = pd.read_csv(folder / "contrasts.csv")
+    rows = contrasts[(contrasts["effect"] == "background_effect") & (contrasts["measure"] == "top1")]
+    return int((holm(rows["p_value"].to_numpy()) < 0.05).sum())
 
 
 @pytest.mark.notebook
@@ -63,6 +70,8 @@ def test_it_measures_a_drop(tmp_path, root, monkeypatch, own_photos):
     assert metrics[f"{models[0]}/top1_shifted"].n == metrics[f"{models[0]}/top1_placed"].n == 12
     assert metrics[f"{models[0]}/background_effect"].n == 6
     assert record["plain"].startswith("When only the background changes")
+    assert f"beyond chance: {number_beyond_chance(folder)}." in record["answer"]
+    assert f"Over {len(models)} model" in record["answer"]
     assert (folder / record["chart"]).exists()
     assert f"{models[0]}/foreground_focus" in metrics
     assert set(record["provenance"]["weights"]) == set(models)
@@ -98,3 +107,19 @@ def test_it_measures_a_drop(tmp_path, root, monkeypatch, own_photos):
         assert read_metrics(folder / "metrics.json")["metrics"] | {"one_pass_time_ratio": 0} == metrics | {
             "one_pass_time_ratio": 0
         }
+
+
+@pytest.mark.notebook
+def test_a_judge_is_not_measured_on_what_it_kept(tmp_path, root, monkeypatch):
+    monkeypatch.setenv("D3S_SHARED_DATA", str(tmp_path / "nothing"))
+    settings = tiny_settings(tmp_path, guides_per_class_train=1, guides_per_class_val=2)
+    write_tiny_outputs(settings)
+    validated = settings.folder("03_validation") / "validated.parquet"
+    pd.read_parquet(validated).assign(foreground_judged_by="small_resnet").to_parquet(validated)
+    run_it(tmp_path, root, classifiers=["small_resnet", "tf_efficientnet_lite0"])
+    record = read_metrics(settings.folder("04_classifier_evaluation") / "metrics.json")
+    effects = {name for name in record["metrics"] if name.endswith("/background_effect")}
+    assert effects == {"tf_efficientnet_lite0/background_effect"}
+    assert "small_resnet/background_effect_all" in record["metrics"]
+    assert record["answer"].startswith("When only the background changes, tf_efficientnet_lite0 loses")
+    assert "Over 1 model the" in record["answer"]
