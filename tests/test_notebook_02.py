@@ -37,7 +37,7 @@ def test_notebook(root, tmp_path):
     assert 0 < metrics["distance_to_guide"].value < 255
     assert {"grass/distance_to_guide", "snow/distance_to_guide", "object/distance_to_guide"} <= set(metrics)
     assert metrics["speedup"].value > 0
-    assert "12 of 12 requests became pictures and 0 failed" in record["answer"]
+    assert "12 of 12 requests became pictures; 0 failed" in record["answer"]
     for name in ("dreams_train", "dreams_val", "distances", "strength", "strength_curve"):
         assert Image.open(folder / f"{name}.png").width > 300
     for name in ("requests.parquet", "failures.csv", "distances.parquet", "strength.parquet", "speed.csv"):
