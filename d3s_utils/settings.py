@@ -168,7 +168,9 @@ class Settings(BaseModel):
     foreground_judges: Names = Field(
         description="timm classifiers, or small_resnet, whose mean probability decides on the foreground"
     )
-    foreground_witnesses: AnyNames = Field(description="likewise, whose votes are kept and decide nothing")
+    foreground_witnesses: AnyNames = Field(
+        description="likewise, whose votes are kept and decide only on classes that no judge knows"
+    )
     background_judges: Names = Field(
         description="background heads (bundled ones, or folders), or small_resnet, that decide likewise"
     )

@@ -4,24 +4,18 @@ from collections.abc import Mapping, Sequence
 
 from d3s_utils.small_resnet_measures import PARTS
 
-COMPARED = [
-    {"what": "patches of 4 pixels first, wider; AdamW", "parameters": 2128243, "steps": 2000,
-     "photos": 0.546, "photos, balanced": 0.479, "composites": 0.463, "scenes": 0.853},
-    {"what": "three convolutions first, as shipped; AdamW", "parameters": 1954259, "steps": 2000,
-     "photos": 0.568, "photos, balanced": 0.521, "composites": 0.466, "scenes": 0.836},
-    {"what": "patches; AdamW; with the head that tells ImageNet classes apart", "parameters": 2142418, "steps": 2000,
-     "photos": 0.559, "photos, balanced": 0.479, "composites": 0.457, "scenes": 0.856},
-    {"what": "the same, learning rate 0.005", "parameters": 2142418, "steps": 2000,
-     "photos": 0.559, "photos, balanced": 0.494, "composites": 0.470, "scenes": 0.850},
-    {"what": "the same, and a head for scene classes", "parameters": 2142418, "steps": 2000,
-     "photos": 0.557, "photos, balanced": 0.488, "composites": 0.470, "scenes": 0.844},
-    {"what": "patches; SGD; with the classes' head", "parameters": 2142418, "steps": 2000,
-     "photos": 0.575, "photos, balanced": 0.516, "composites": 0.470, "scenes": 0.824},
-    {"what": "the same, with TrivialAugment and CutMix", "parameters": 1966418, "steps": 5000,
-     "photos": 0.628, "photos, balanced": 0.584, "composites": 0.568, "scenes": 0.836},
-    {"what": "**as shipped**: three convolutions; SGD; with the classes' head", "parameters": 1966418, "steps": 5000,
-     "photos": 0.676, "photos, balanced": 0.624, "composites": 0.604, "scenes": 0.859},
-]  # fmt: skip
+_COLUMNS = ("what", "parameters", "steps", "photos", "photos, balanced", "composites", "scenes")
+_TRIED = (
+    ("patches of 4 pixels first, wider; AdamW", 2128243, 2000, 0.546, 0.479, 0.463, 0.853),
+    ("three convolutions first, as shipped; AdamW", 1954259, 2000, 0.568, 0.521, 0.466, 0.836),
+    ("patches; AdamW; with the head that tells ImageNet classes apart", 2142418, 2000, 0.559, 0.479, 0.457, 0.856),
+    ("the same, learning rate 0.005", 2142418, 2000, 0.559, 0.494, 0.470, 0.850),
+    ("the same, and a head for scene classes", 2142418, 2000, 0.557, 0.488, 0.470, 0.844),
+    ("patches; SGD; with the classes' head", 2142418, 2000, 0.575, 0.516, 0.470, 0.824),
+    ("as shipped, but with TrivialAugment and CutMix", 1966418, 5000, 0.628, 0.584, 0.568, 0.836),
+    ("**as shipped**: three convolutions; SGD; with the classes' head", 1966418, 5000, 0.676, 0.624, 0.604, 0.859),
+)  # fmt: skip
+COMPARED = [dict(zip(_COLUMNS, row, strict=True)) for row in _TRIED]
 
 
 def card_text(card: Mapping) -> str:
