@@ -53,8 +53,9 @@ def draw_strength(estimates: pd.DataFrame, ax: Axes, *, chosen: float, title: st
 
 MEASURES = {  # of `generator_quality.setting_curve` -> how its axis is labelled
     "foreground_agreement": "object found (share)",
-    "auxiliary_agreement": "object found by a relative\nof the generator's teacher (share)",
+    "auxiliary_agreement": "object found by a sister\nof the generator's teacher (share)",
     "background_agreement": "background found (share)",
+    "auxiliary_background_agreement": "background found by a head\non a sister's features (share)",
     "kernel_distance": "kernel distance to photos",
     "guide_distance": "distance to the guide\n(grey levels of 255)",
 }

@@ -37,23 +37,24 @@ class Judges:
     """Four that had no say in training the generator; the first is no relative of the network that had.
 
     Attributes:
-        foreground: The project's own small network, trained from nothing, which names the superclass.
-        auxiliary: EfficientNet-Lite2, which names it too: a better eye, but a sister of the network that shaped the
-            generator.
-        background: A linear head, trained on real scenes kept from the generator, which names the background.
+        stranger: The project's own small network, trained from nothing, which names superclass and background.
+        sister: EfficientNet-Lite2, which names the superclass too: a better eye, but a sister of the network that
+            shaped the generator.
+        sister_background: A linear head on another sister's features, trained on real scenes kept from the generator,
+            which names the background too.
         features: EfficientNet-Lite0, which gives features for distances (it sees the whole picture).
     """
 
-    foreground: SmallResnet
-    auxiliary: Classifier
-    background: BackgroundHead
+    stranger: SmallResnet
+    sister: Classifier
+    sister_background: BackgroundHead
     features: Classifier
 
     @property
     def sha256(self) -> dict[str, str]:
         """The weights' sha256 by name."""
-        named = {judge.name: judge.sha256 for judge in (self.foreground, self.auxiliary, self.features)}
-        return named | {"background_head": self.background.sha256}
+        named = {judge.name: judge.sha256 for judge in (self.stranger, self.sister, self.features)}
+        return named | {"background_head": self.sister_background.sha256}
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,16 @@ class Verdicts:
     """What the judges say about n pictures.
 
     Attributes:
-        in9: ImageNet-9 superclass of each, strings (n,), as the foreground judge names it.
-        auxiliary: The same as the auxiliary judge names it.
-        background: D3S background of each, strings (n,).
+        in9: ImageNet-9 superclass of each, strings (n,), as the stranger names it.
+        background: D3S background of each, strings (n,), as the stranger names it.
+        sister_in9, sister_background: The same as the sisters name them.
         features: float32, shape (n, 1280).
     """
 
     in9: np.ndarray
-    auxiliary: np.ndarray
     background: np.ndarray
+    sister_in9: np.ndarray
+    sister_background: np.ndarray
     features: np.ndarray
 
 
@@ -91,21 +93,22 @@ def judge_pictures(
     Raises:
         PictureError: If a picture cannot be read.
     """
-    lookers = [judges.foreground.superclass_looker]
-    lookers += [judge.looker for judge in (judges.auxiliary, judges.background, judges.features)]
-    found, _ = look(pictures, lookers, batch_size=batch_size, description=description)
-    foreground, auxiliary, background, features = found
+    seen_by = (judges.stranger, judges.sister, judges.sister_background, judges.features)
+    found, _ = look(pictures, [judge.looker for judge in seen_by], batch_size=batch_size, description=description)
+    stranger, sister, sister_background, features = found
+    in9, background, _ = np.split(stranger, np.cumsum([len(IN9), len(BACKGROUNDS)]), axis=1)
     return Verdicts(
-        np.array(IN9)[foreground.argmax(1)],
-        np.array(IN9)[in9_of_logits(auxiliary[:, :1000])],
+        np.array(IN9)[in9.argmax(1)],
         np.array(list(BACKGROUNDS))[background.argmax(1)],
+        np.array(IN9)[in9_of_logits(sister[:, :1000])],
+        np.array(list(BACKGROUNDS))[sister_background.argmax(1)],
         features[:, 1000:],
     )
 
 
 def named_superclasses(judges: Judges, pictures: Sequence[Picture], *, description: str = "judging") -> np.ndarray:
-    """Return what the foreground judge alone names in pictures, strings (n,), in a fraction of the panel's time."""
-    looker = judges.foreground.superclass_looker
+    """Return what the stranger alone names in pictures, strings (n,), in a fraction of the panel's time."""
+    looker = judges.stranger.superclass_looker
     (found,), _ = look(pictures, [looker], batch_size=64, description=description)
     return np.array(IN9)[found.argmax(1)]
 
@@ -115,12 +118,12 @@ def family_gap(
 ) -> Estimate:
     """Return how much more a relative of the generator's teacher likes generated images than an outsider does.
 
-    Both find the object in photos at rates of their own. The gap is how far the auxiliary judge's rate rises from
-    photos to generated images, less how far the foreground judge's does, by class, averaged over classes. Above 0 the
+    Both find the object in photos at rates of their own. The gap is how far the sister's rate rises from
+    photos to generated images, less how far the stranger's does, by class, averaged over classes. Above 0 the
     generator pleases the family rather than eyes.
 
     Args:
-        generated: ``foreground`` and ``auxiliary``: whether either judge finds the object, booleans (n,).
+        generated: ``stranger`` and ``sister``: whether either judge finds the object, booleans (n,).
         photos: The same of photos, (m,).
         classes, photo_classes: The class of each image and photo, (n,) and (m,).
 
@@ -133,9 +136,9 @@ def family_gap(
     rates = {
         (judge, kind): pd.Series(np.asarray(found[judge], float)).groupby(np.asarray(labels)).mean()
         for kind, found, labels in (("generated", generated, classes), ("photos", photos, photo_classes))
-        for judge in ("foreground", "auxiliary")
+        for judge in ("stranger", "sister")
     }
-    rises = [rates[judge, "generated"] - rates[judge, "photos"] for judge in ("auxiliary", "foreground")]
+    rises = [rates[judge, "generated"] - rates[judge, "photos"] for judge in ("sister", "stranger")]
     gaps = (rises[0] - rises[1]).dropna()
     if gaps.empty:
         raise ValueError("classes must have one that photo_classes has too, got none")
@@ -201,8 +204,9 @@ def setting_curve(
 
     Returns:
         A tidy table with `setting`, `at` (its value), `measure`, `value`, `low`, `high`, `n`. Measures:
-        ``foreground_agreement``, ``auxiliary_agreement``, ``background_agreement``, ``kernel_distance`` (to the photos,
-        no two pictures of one foreground compared) and ``guide_distance`` (mean absolute difference in grey levels).
+        ``foreground_agreement`` and ``background_agreement`` (the stranger's), ``auxiliary_agreement`` and
+        ``auxiliary_background_agreement`` (the sisters'), ``kernel_distance`` (to the photos, no two pictures of one
+        foreground compared) and ``guide_distance`` (mean absolute difference in grey levels).
 
     Raises:
         ValueError: If `setting` is another, or a value is out of its range.
@@ -219,10 +223,12 @@ def setting_curve(
         )  # fmt: skip
         verdicts = judge_pictures(judges, list(dreamt), description=f"judging {setting} {value:g}")
         apart = np.abs(dreamt.astype(np.int16) - guides).mean((1, 2, 3))
+        in9, background = table["in9"].to_numpy(), table["background"].to_numpy()
         measures = {
-            "foreground_agreement": clustered_wilson(verdicts.in9 == table["in9"].to_numpy(), groups),
-            "auxiliary_agreement": clustered_wilson(verdicts.auxiliary == table["in9"].to_numpy(), groups),
-            "background_agreement": clustered_wilson(verdicts.background == table["background"].to_numpy(), groups),
+            "foreground_agreement": clustered_wilson(verdicts.in9 == in9, groups),
+            "auxiliary_agreement": clustered_wilson(verdicts.sister_in9 == in9, groups),
+            "background_agreement": clustered_wilson(verdicts.background == background, groups),
+            "auxiliary_background_agreement": clustered_wilson(verdicts.sister_background == background, groups),
             "kernel_distance": kernel_distance(verdicts.features, photo_features, clusters=groups).estimate,
             "guide_distance": clustered_mean(apart, groups=groups),
         }
@@ -268,7 +274,7 @@ def text_settings(
             apart = distances_within_classes(said.features, [c.synset for c in wanted]).mean()
             rows.append({"guidance_scale": float(guidance_scale), "eta": float(eta),
                          "foreground_agreement": (said.in9 == truth).mean(),
-                         "auxiliary_agreement": (said.auxiliary == truth).mean(), "distance": apart})  # fmt: skip
+                         "auxiliary_agreement": (said.sister_in9 == truth).mean(), "distance": apart})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -279,7 +285,7 @@ def recommended_text_settings(table: pd.DataFrame, *, wanted: float) -> tuple[fl
 
     Args:
         table: From `text_settings`.
-        wanted: The least share of images in which the foreground judge finds the object.
+        wanted: The least share of images in which the stranger finds the object.
     """
     enough = table[table["foreground_agreement"] >= wanted]
     best = table.loc[enough["distance"].idxmax() if len(enough) else table["foreground_agreement"].idxmax()]
@@ -289,7 +295,7 @@ def recommended_text_settings(table: pd.DataFrame, *, wanted: float) -> tuple[fl
 def candidates_curve(
     images: np.ndarray, synsets: Sequence[str], *, candidates: Sequence[int], judges: Judges, device: str = "cpu"
 ) -> pd.DataFrame:
-    """Return how often the foreground judge finds objects that EfficientNet-Lite1 chose among so many candidates.
+    """Return how often the stranger finds objects that EfficientNet-Lite1 chose among so many candidates.
 
     Args:
         images: uint8, shape (n, h, w, 3), generated from text, in any order.

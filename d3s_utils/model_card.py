@@ -51,6 +51,7 @@ TARGETS = (
     Target("guides/foreground_agreement", "the guides themselves, before the model touches them"),
     Target("scenes/background_agreement", "scenes dreamt alone: the judge names the background", at_least=0.80),
     Target("image_to_image/background_agreement", "dreamt from guides: the judge names the background", at_least=0.80),
+    Target("image_to_image/auxiliary_background_agreement", "the same, by a head on a sister's features"),
     Target("text_to_image/kernel_distance", "kernel distance to photos, dreamt from the class alone"),
     Target("decoded/kernel_distance", "the same of photos after the autoencoder"),
     Target("guides/kernel_distance", "kernel distance to photos, raw composites"),

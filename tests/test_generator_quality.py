@@ -26,7 +26,7 @@ from d3s_utils.generator_quality import (
 )
 from d3s_utils.randomness import numpy_generator
 from d3s_utils.small_resnet import load_small_resnet
-from d3s_utils.taxonomy import IN9, classes_of, in9_of_logits
+from d3s_utils.taxonomy import BACKGROUNDS, IN9, classes_of, in9_of_logits
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,14 @@ def test_the_judges_say_what_each_would_say_alone(judges):
     pictures = photos()
     verdicts = judge_pictures(judges, pictures, batch_size=2)
     alone = predict([load_classifier("tf_efficientnet_lite2")], pictures)["tf_efficientnet_lite2"].logits
-    assert list(verdicts.auxiliary) == [IN9[i] for i in in9_of_logits(alone)]
-    assert verdicts.auxiliary[0] == "carnivore"
+    assert list(verdicts.sister_in9) == [IN9[i] for i in in9_of_logits(alone)]
+    assert verdicts.sister_in9[0] == "carnivore"
     small = load_small_resnet()
-    nine, _, _ = small.answers(torch.stack([small.transform(Image.fromarray(picture)) for picture in pictures]))
+    nine, ten, _ = small.answers(torch.stack([small.transform(Image.fromarray(picture)) for picture in pictures]))
     assert list(verdicts.in9) == [IN9[place] for place in nine.argmax(1)]
     assert list(named_superclasses(judges, pictures)) == list(verdicts.in9)
-    assert list(verdicts.background) == list(load_background_head().predict(pictures))
+    assert list(verdicts.background) == [list(BACKGROUNDS)[place] for place in ten.argmax(1)]
+    assert list(verdicts.sister_background) == list(load_background_head().predict(pictures))
     assert verdicts.features.shape == (3, 1280)
     apart = np.linalg.norm(verdicts.features - verdicts.features[0], axis=1)
     assert apart[2] < apart[1], "a cat turned a little is nearer to the cat than a pavilion is"
@@ -65,7 +66,7 @@ def test_the_judges_say_what_each_would_say_alone(judges):
 def test_no_picture_gives_no_verdict(judges):
     verdicts = judge_pictures(judges, [])
     assert verdicts.features.shape == (0, 1280)
-    assert len(verdicts.in9) == len(verdicts.background) == 0
+    assert len(verdicts.in9) == len(verdicts.background) == len(verdicts.sister_background) == 0
 
 
 def test_a_curve_dreams_the_same_guides_at_each_value(judges, pipeline):
@@ -83,15 +84,20 @@ def test_a_curve_dreams_the_same_guides_at_each_value(judges, pipeline):
     expected = dream_from_guides(
         pipeline, guides, list(table["prompt"]), list(table["seed"]), strength=1.0, steps=4, guidance_scale=2.0
     )
-    assert len(curve) == 10
+    assert len(curve) == 12
     distance = curve[curve["measure"] == "guide_distance"].set_index("at")["value"]
     assert distance[1.0] == pytest.approx(np.abs(expected.astype(int) - guides).mean())
     assert distance[0.25] < distance[1.0]
     assert (curve["low"] <= curve["value"] + 1e-9).all()
     said = judge_pictures(judges, list(expected))
-    for measure, named in (("foreground_agreement", said.in9), ("auxiliary_agreement", said.auxiliary)):
-        found = curve[(curve["measure"] == measure) & (curve["at"] == 1.0)]["value"].item()
-        assert found == (named == "carnivore").mean()
+    right = {
+        "foreground_agreement": said.in9 == "carnivore", "auxiliary_agreement": said.sister_in9 == "carnivore",
+        "background_agreement": said.background == "snow",
+        "auxiliary_background_agreement": said.sister_background == "snow",
+    }  # fmt: skip
+    at_one = curve[curve["at"] == 1.0].set_index("measure")["value"]
+    for measure, named in right.items():
+        assert at_one[measure] == named.mean()
     with pytest.raises(ValueError, match="setting must be strength or guidance_scale, got 'eta'"):
         setting_curve(pipeline, guides, table, setting="eta", values=[0.5], **common)
 
@@ -124,8 +130,8 @@ def test_the_greatest_strength_that_keeps_both_labels_is_recommended():
 
 
 def test_the_family_gap_by_hand_and_under_equal_eyes():
-    photos = {"foreground": [1, 0, 1, 0], "auxiliary": [1, 1, 1, 0]}  # 50 %; 100 % of a, 50 % of b
-    generated = {"foreground": [1, 0, 0, 0], "auxiliary": [1, 1, 1, 1]}  # 50 % of a, 0 of b; all
+    photos = {"stranger": [1, 0, 1, 0], "sister": [1, 1, 1, 0]}  # 50 %; 100 % of a, 50 % of b
+    generated = {"stranger": [1, 0, 0, 0], "sister": [1, 1, 1, 1]}  # 50 % of a, 0 of b; all
     found = family_gap(generated, photos, list("aabb"), list("aabb"))
     assert found.value == pytest.approx(np.mean([(1 - 1) - (0.5 - 0.5), (1 - 0.5) - (0 - 0.5)]))
     assert found.n == 2
@@ -133,7 +139,7 @@ def test_the_family_gap_by_hand_and_under_equal_eyes():
     classes = np.repeat(np.arange(40), 20)
     gaps = []
     for _ in range(40):  # both rise by ten points from photos to generated images, from rates of their own
-        rates = {"foreground": 0.4, "auxiliary": 0.7}
+        rates = {"stranger": 0.4, "sister": 0.7}
         kinds = [{name: random.random(800) < rate + rise for name, rate in rates.items()} for rise in (0.1, 0)]
         gaps.append(family_gap(*kinds, classes, classes))
     assert np.mean([gap.low <= 0 <= gap.high for gap in gaps]) >= 0.85

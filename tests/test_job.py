@@ -97,7 +97,7 @@ def test_dry_run_tells_images_disk_and_time_and_writes_nothing(tmp_path, capsys)
     assert job.main(["dry-run", f"--output-dir={tmp_path / 'out'}"]) == 0
     said = capsys.readouterr().out
     assert "01_compositing               would run" in said
-    assert "2,880 images" in said  # each with its twin
+    assert "4,680 images" in said  # each with its twin
     assert "GB of disk" in said
     assert "minutes" in said
     assert os.listdir(tmp_path) == []
