@@ -109,7 +109,7 @@ def test_the_paper_is_expected_to_take_days_and_mini_minutes():
     assert expected_cost(load_settings("paper", own_ground_splits=[])).dreamt_images == 120_000
     assert paper.gigabytes > 50
     assert paper.hours > 24
-    assert 0.25 < mini.hours < 0.75  # 25 minutes on two cores
+    assert 0.4 < mini.hours < 1  # most of an hour on two cores
     assert mini.duration.endswith("minutes")
     assert "9.5 minutes of training in notebooks 05 and 06" in mini.assumptions
     assert "0 minutes of training in notebooks 05 and 06 (not measured)" in paper.assumptions
