@@ -48,7 +48,7 @@ def background_contrasts(scores: pd.DataFrame, *, measures: Sequence[str] = ("to
     """Return what each change costs each model, in accuracy, each with a paired interval over foregrounds.
 
     Every foreground counts the same, and the kinds that are compared are of the same images. The interval also knows
-    which images share a scene (see `intervals.paired_test`).
+    which images share a scene (see `intervals.paired_test`); an image and its twins on the own ground count as one.
 
     Args:
         scores: From `evaluation.paired_scores`, over pictures of `evaluation.read_pictures`.
@@ -194,6 +194,8 @@ def _pair(first: list[pd.DataFrame], second: list[pd.DataFrame]) -> dict:
     if not len(sides[0]):
         return {}
     scenes = [_scenes(side) for side in sides]
+    if shared == ["image_id"]:
+        scenes = _scenes_of_images(sides, scenes)
     return {
         "first": sides[0]["right"].to_numpy(), "second": sides[1]["right"].to_numpy(),
         "groups": sides[0]["foreground_id"].to_numpy(), "second_groups": sides[1]["foreground_id"].to_numpy(),
@@ -207,6 +209,19 @@ def _scenes(side: pd.DataFrame) -> np.ndarray | None:
         return None
     known = side["template_id"].fillna("").astype(str)
     return known.astype(object).where(known != "", None).to_numpy()
+
+
+def _scenes_of_images(sides: list[pd.DataFrame], scenes: list[np.ndarray | None]) -> list[np.ndarray | None]:
+    """Give an image's twin on its own ground the image's scene too: what a scene touches is their *difference*.
+
+    Otherwise the twin would count among scenes as if it had nothing to do with the image that it is subtracted from.
+    """
+    shown = [pd.Series(s, side["image_id"]) for s, side in zip(scenes, sides, strict=True) if s is not None]
+    if not shown:
+        return scenes
+    scene_of = pd.concat(shown).dropna().groupby(level=0).first()
+    known = [side["image_id"].map(scene_of) for side in sides]
+    return [each.astype(object).where(each.notna(), None).to_numpy() for each in known]
 
 
 def _row(effect: str, estimate: Estimate, p_value: float, images: int) -> dict:

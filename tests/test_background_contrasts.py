@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from scipy.special import expit
+from scipy.stats import norm
 
 from d3s_utils.background_contrasts import EFFECTS, background_contrasts, background_spread, waterfall_steps
 from d3s_utils.contrast_figures import draw_effects, draw_waterfall
@@ -127,7 +128,7 @@ def test_where_nothing_was_changed_the_whole_way_rejects_as_often_as_it_says(mon
 def test_the_detectable_drop_is_found_four_times_in_five():
     random, trials, found, told = np.random.default_rng(3), 100, 0, []
     for _ in range(trials):
-        scores, chance = drawn(random, foregrounds=100, backgrounds=4, effects={"shifted": 0.55})
+        scores, chance = drawn(random, foregrounds=100, backgrounds=4, effects={"shifted": 0.48})
         scores = scores[scores["kind"].isin(["original", "placed_repainted", "shifted"])]
         table = background_contrasts(scores, measures=["top1"], seed=0).set_index("effect")
         found += table.loc["background_effect", "p_value"] <= 0.05
@@ -154,6 +155,28 @@ def test_scenes_widen_what_they_touch_and_nothing_else():
     assert width["background_effect"] > 1.3 * other["background_effect"]
     assert width["repaint_effect_own"] == pytest.approx(other["repaint_effect_own"])
     assert (known["value"] - unknown["value"]).drop("detectable_drop").abs().max() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_intervals_cover_as_they_say_whatever_scenes_do(spread):
+    """120 objects, ten scenes a background, half the images kept; scenes differ by an SD of `spread` logits."""
+    random, trials, inside, widths = np.random.default_rng(8), 150, 0, []
+    for _ in range(trials):
+        hard = random.normal(0.5, 3.0, 120)[:, None] + np.zeros(10)
+        scenes, kept = random.integers(0, 10, (120, 10)), random.random((120, 10)) < 0.5
+        scene_is = random.normal(0, spread, (10, 10))[scenes, np.arange(10)]
+        right = {"placed_repainted": random.random((120, 10)) < expit(hard)}
+        right |= {"shifted": random.random((120, 10)) < expit(hard - 0.7 - scene_is), "original": np.ones(120)}
+        scores = paired_scores(table_of(right, kept=kept, scenes=scenes))
+        row = background_contrasts(scores, measures=["top1"], seed=0).set_index("effect").loc["background_effect"]
+        truth = expit(hard) - np.mean([expit(hard - 0.7 - z * spread) for z in norm.ppf((np.arange(40) + 0.5) / 40)], 0)
+        truth = truth[kept.any(1)].mean()
+        inside += row["low"] <= truth <= row["high"]
+        widths.append(row["high"] - row["low"])
+    assert 0.91 * trials <= inside < trials
+    if not spread:  # scenes that do nothing cost next to nothing: the twins are pairs among scenes too
+        alone = background_contrasts(scores.assign(template_id=""), measures=["top1"], seed=0).set_index("effect")
+        assert np.mean(widths) < 1.2 * np.diff(alone.loc["background_effect", ["low", "high"]])[0]
 
 
 def test_only_pairs_that_are_pairs_are_compared():
