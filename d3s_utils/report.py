@@ -38,6 +38,7 @@ _DIFFERENCES = {"behind", "detectable", "drop", "effect", "gap", "interaction", 
 _NO_SHARES = {"nats", "ratio"}
 WEBP_LIMIT = 16_383  # pixels on a side
 LOSSLESS_BELOW = 120_000  # bytes of a WebP with loss; larger ones are sheets of images, which no lossless file beats
+FIGURES = (".png", ".jpg")  # the latter of the shipped generator, whose sheets lie beside its weights
 CHART_WIDTH = 960  # pixels of the overview's charts at most
 _WORDS = {"top1": "top-1", "top5": "top-5", "in9": "ImageNet-9"}
 
@@ -270,9 +271,9 @@ def _section(settings: Settings, stem: str, record: Mapping[str, Any]) -> dict[s
     if _is_imitation(record):
         tables = [replace(table, caption=f"{table.caption} (imitation)") for table in tables]
     title, question = _title(stem), record.get("question", "")
-    figures = sorted(folder.glob("*.png"))
-    chart = folder / Path(record.get("chart", "")).name
-    chart = chart if chart.is_file() else next(iter(figures), None)
+    figures = sorted(path for path in folder.glob("*") if path.suffix in FIGURES)
+    named = Path(record.get("chart", "")).stem
+    chart = next((path for path in figures if path.stem == named), next(iter(figures), None))
     return {
         "stem": stem,
         "number": stem.split("_")[0],

@@ -111,5 +111,6 @@ def test_without_a_control_only_the_raw_gap_is_told(tmp_path, root):
     record = execute(root, tmp_path, settings, homes=HOMES)
     gaps = {name for name in record["metrics"] if "gap" in name}
     assert gaps == {f"{MODEL}/background_gap_raw"}, "what is not controlled has not the name of what is"
-    assert "not known" in record["plain"]
+    assert "not known" in record["answer"]
+    assert "imitation" in record["plain"]
     assert record["headline"] == [f"{MODEL}/background_gap_raw", f"{MODEL}/challenge_accuracy"]

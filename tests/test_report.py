@@ -278,7 +278,8 @@ def test_the_overview_has_a_sentence_and_a_chart_of_each_notebook(settings):
     )  # fmt: skip
     page = page_of(settings)
     overview = page[page.index('id="overview"') : page.index('id="method"')]
-    fourth, fifth = overview.split("<li>")[1:3]
+    fourth, fifth, made = overview.split("<li>")[1:4]
+    assert 'alt="Classes"' in made, "the shipped generator's sheet is a JPEG"
     assert "Is &lt;this&gt; a question? lite0: top-1 original: 50.0 %, 95 % interval 40.0 to 60.0." in fourth
     assert 'alt="Accuracy falls in caves"' in fourth, "the first figure stands in for the chart that was not named"
     assert "<p>It &lt;forgets&gt; the background.</p>" in fifth
