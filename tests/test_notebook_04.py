@@ -121,5 +121,7 @@ def test_a_judge_is_not_measured_on_what_it_kept(tmp_path, root, monkeypatch):
     effects = {name for name in record["metrics"] if name.endswith("/background_effect")}
     assert effects == {"tf_efficientnet_lite0/background_effect"}
     assert "small_resnet/background_effect_all" in record["metrics"]
+    told = {name for name in record["metrics"] if name.startswith("small_resnet/")}
+    assert not {name for name in told if "shifted" in name or "drop" in name or "worst" in name}, "right by choice"
     assert record["answer"].startswith("When only the background changes, tf_efficientnet_lite0 loses")
     assert "Over 1 model the" in record["answer"]
